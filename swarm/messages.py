@@ -1,0 +1,491 @@
+"""What peers say to each other: the frames of a session, as values.
+
+Positions count tokens of one row from 0. A row id is never used for two contents: what cuts or copies a row makes a new
+id (`Fork`), so a lost frame can lead to a gap, which is noticed, but never to stale tokens taken for known ones.
+
+| message  | way                 | meaning                                                              |
+|----------|---------------------|----------------------------------------------------------------------|
+| Open     | client → hop        | compute blocks `hop` for `session`; who comes before and after        |
+| Ready    | hop → client        | the session is open here                                             |
+| Step     | … → hop → next hop  | new hidden states of some rows                                       |
+| Out      | last hop → client   | final hidden states of the positions that were asked for             |
+| Relink   | client → hop        | a new next or previous hop; what of the outbox to send (again)       |
+| Fork     | … → hop → next hop  | copy rows up to a position under new ids, then drop rows             |
+| Ping     | client → hop        | answered in order after everything sent before it                    |
+| Pong     | hop → client        | where every row stands                                               |
+| Fault    | hop → client        | a code, a sentence, and the peer it is about                         |
+| Busy     | hop → client        | no room; when to ask again                                           |
+| Close    | client → hop        | forget the session                                                   |
+
+Every `parse` raises WireError on a frame that is not exactly what its class describes; unknown fields are ignored.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, ClassVar, Self
+
+from swarm.errors import UsageError, WireError
+from swarm.ids import Digest, PeerId, RowId, SessionId, Span
+from swarm.wire import Frame, decode, encode
+
+__all__ = [
+    "CODECS",
+    "MAX_POSITION",
+    "MAX_ROWS",
+    "PROTOCOL",
+    "Busy",
+    "Close",
+    "Contact",
+    "Fault",
+    "FaultCode",
+    "Fork",
+    "ForkEntry",
+    "Message",
+    "Open",
+    "Out",
+    "Ping",
+    "Pong",
+    "Ready",
+    "Relink",
+    "Resend",
+    "Step",
+    "StepRow",
+    "parse",
+]
+
+PROTOCOL = "/swarm/1/session"
+MAX_ROWS = 4096  # rows named by one frame
+MAX_POSITION = 1 << 24  # tokens of one row
+MAX_TEXT = 2048
+CODECS = ("fp32", "fp16", "bf16", "int8")
+
+
+class FaultCode(StrEnum):
+    """Why a hop could not go on; the client decides what to do from the code alone."""
+
+    GAP = "gap"  # a step starts beyond what this hop has: something was lost before it
+    BAD_INPUT = "bad-input"  # the previous hop sent NaN, a wrong shape or a wrong position
+    NO_OUTBOX = "no-outbox"  # what a Relink asks to send again is no longer kept
+    UNKNOWN_SESSION = "unknown-session"
+    UNREACHABLE = "unreachable"  # `peer`, the next hop, cannot be reached from here
+    REFUSED = "refused"  # wrong model, blocks not held, limits: asking again is useless
+    EXECUTOR = "executor"  # the hop's device process failed; its sessions are gone
+    DRAINING = "draining"  # the peer is leaving and takes no new session
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """A peer and where it can be dialled."""
+
+    peer: PeerId
+    addresses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StepRow:
+    """Tokens `[at, at + n)` of `row`. Outputs are wanted from position `want` on (`at + n` or more: none)."""
+
+    row: RowId
+    at: int
+    n: int
+    want: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resend:
+    """Send the outbox of `row` from `start` on; the last hop, only from `want` on."""
+
+    row: RowId
+    start: int
+    want: int
+
+
+@dataclass(frozen=True, slots=True)
+class ForkEntry:
+    """Row `dst` begins as the first `at` tokens of row `src`. Nothing happens where `dst` exists."""
+
+    src: RowId
+    at: int
+    dst: RowId
+
+
+# --- reading fields of an untrusted header -----------------------------------------------------------------------
+
+
+def _get(header: Mapping[str, Any], name: str) -> Any:
+    try:
+        return header[name]
+    except KeyError:
+        raise WireError(f"a {header.get('kind')!r} frame lacks the field '{name}'") from None
+
+
+def _int(value: Any, low: int, high: int, what: str) -> int:
+    if type(value) is not int or not low <= value <= high:
+        raise WireError(f"{what} is a whole number in {low}..{high}, not {str(value)[:40]!r}")
+    return value
+
+
+def _text(value: Any, what: str, limit: int = MAX_TEXT) -> str:
+    if not isinstance(value, str) or len(value) > limit:
+        raise WireError(f"{what} is a text of at most {limit} characters")
+    return value
+
+
+def _list(value: Any, what: str, limit: int = MAX_ROWS) -> list[Any]:
+    if not isinstance(value, list) or len(value) > limit:
+        raise WireError(f"{what} is a list of at most {limit} entries")
+    return value
+
+
+def _ints(value: Any, count: int, what: str) -> tuple[int, ...]:
+    entry = _list(value, what, count)
+    if len(entry) != count:
+        raise WireError(f"{what} has {count} numbers, not {len(entry)}")
+    return tuple(_int(number, 0, 2 * MAX_POSITION, what) for number in entry)
+
+
+def _session(header: Mapping[str, Any]) -> SessionId:
+    value = _get(header, "session")
+    if not isinstance(value, bytes) or len(value) != 16:
+        raise WireError("a session id is 16 bytes")
+    return SessionId(value)
+
+
+def _peer(value: Any) -> PeerId | None:
+    return None if value is None else PeerId(_text(value, "a peer id", 128))
+
+
+def _contact(value: Any) -> Contact | None:
+    if value is None:
+        return None
+    peer, addresses = _list(value, "a contact", 2) if value else (None, None)
+    if peer is None:
+        raise WireError("a contact names a peer")
+    texts = tuple(_text(address, "an address", 512) for address in _list(addresses, "addresses", 32))
+    return Contact(PeerId(_text(peer, "a peer id", 128)), texts)
+
+
+def _pack_contact(contact: Contact | None) -> list[Any] | None:
+    return None if contact is None else [contact.peer, list(contact.addresses)]
+
+
+def _codec(header: Mapping[str, Any]) -> str:
+    codec = _get(header, "codec")
+    if codec not in CODECS:
+        raise WireError(f"unknown codec {str(codec)[:40]!r}; known are {', '.join(CODECS)}")
+    return str(codec)
+
+
+def _positions(value: Any) -> dict[RowId, int]:
+    return {RowId(row): at for row, at in (_ints(entry, 2, "a row's position") for entry in _list(value, "positions"))}
+
+
+def _trace(header: Mapping[str, Any]) -> tuple[tuple[float, float], ...]:
+    entries = _list(header.get("trace", []), "a trace", 256)
+    if not all(isinstance(e, list) and len(e) == 2 and all(isinstance(x, int | float) for x in e) for e in entries):
+        raise WireError("a trace is a list of (queue ms, compute ms)")
+    return tuple((float(queue), float(compute)) for queue, compute in entries)
+
+
+# --- the messages ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """`lease`: tokens over all rows to reserve. `sent`: per row, the position up to which the next hop already has this
+    hop's output (it survived a recovery), so that only later outputs are sent on; 0 where a row is not named."""
+
+    kind: ClassVar[str] = "open"
+    session: SessionId
+    model: Digest
+    hop: Span
+    codec: str
+    prev: PeerId
+    next: Contact | None  # None: this is the last hop, outputs go to the client
+    lease: int
+    sent: Mapping[RowId, int] = field(default_factory=dict)
+
+    def pack(self) -> bytes:
+        return encode(
+            {
+                "kind": self.kind,
+                "session": self.session,
+                "model": self.model,
+                "hop": [self.hop.start, self.hop.end],
+                "codec": self.codec,
+                "prev": self.prev,
+                "next": _pack_contact(self.next),
+                "lease": self.lease,
+                "sent": [[row, at] for row, at in self.sent.items()],
+            }
+        )
+
+    @classmethod
+    def parse(cls, frame: Frame) -> Self:
+        header = frame.header
+        start, end = _ints(_get(header, "hop"), 2, "a hop")
+        try:
+            hop = Span(start, end)
+        except UsageError as error:
+            raise WireError(str(error)) from None
+        return cls(
+            session=_session(header),
+            model=Digest(_text(_get(header, "model"), "a digest", 64)),
+            hop=hop,
+            codec=_codec(header),
+            prev=PeerId(_text(_get(header, "prev"), "a peer id", 128)),
+            next=_contact(_get(header, "next")),
+            lease=_int(_get(header, "lease"), 0, MAX_ROWS * MAX_POSITION, "a lease"),
+            sent=_positions(header.get("sent", [])),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    kind: ClassVar[str] = "ready"
+    session: SessionId
+
+    def pack(self) -> bytes:
+        return encode({"kind": self.kind, "session": self.session})
+
+    @classmethod
+    def parse(cls, frame: Frame) -> Self:
+        return cls(_session(frame.header))
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """`body`: hidden states `[sum n, hidden]` in `codec`. `trace`: (queue ms, compute ms) of each hop before."""
+
+    kind: ClassVar[str] = "step"
+    session: SessionId
+    rows: tuple[StepRow, ...]
+    codec: str
+    body: bytes | memoryview
+    trace: tuple[tuple[float, float], ...] = ()
+
+    def pack(self) -> bytes:
+        return encode(
+            {
+                "kind": self.kind,
+                "session": self.session,
+                "rows": [[r.row, r.at, r.n, r.want] for r in self.rows],
+                "codec": self.codec,
+                "trace": self.trace,
+            },
+            self.body,
+        )
+
+    @classmethod
+    def parse(cls, frame: Frame) -> Self:
+        entries = _list(_get(frame.header, "rows"), "rows")
+        rows = tuple(StepRow(RowId(r), at, n, want) for r, at, n, want in (_ints(e, 4, "a row") for e in entries))
+        if not rows or any(row.n < 1 or row.at + row.n > MAX_POSITION for row in rows):
+            raise WireError("a step brings at least one token for each of its rows")
+        if len({row.row for row in rows}) != len(rows):
+            raise WireError("a step names each row once")
+        return cls(_session(frame.header), rows, _codec(frame.header), frame.body, _trace(frame.header))
+
+
+@dataclass(frozen=True, slots=True)
+class Out:
+    """Final hidden states: for each row positions `[at, at + n)`; `want` repeats `at`."""
+
+    kind: ClassVar[str] = "out"
+    session: SessionId
+    rows: tuple[StepRow, ...]
+    codec: str
+    body: bytes | memoryview
+    trace: tuple[tuple[float, float], ...] = ()
+
+    pack = Step.pack
+    parse = classmethod(Step.parse.__func__)  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True, slots=True)
+class Relink:
+    """Any of: a new previous hop; a new next hop with what to send it from the outbox. `to_next` says whether `next` is
+    given at all, since None there means that this hop is now the last."""
+
+    kind: ClassVar[str] = "relink"
+    session: SessionId
+    prev: PeerId | None = None
+    to_next: bool = False
+    next: Contact | None = None
+    resend: tuple[Resend, ...] = ()
+
+    def pack(self) -> bytes:
+        return encode(
+            {
+                "kind": self.kind,
+                "session": self.session,
+                "prev": self.prev,
+                "to_next": self.to_next,
+                "next": _pack_contact(self.next),
+                "resend": [[r.row, r.start, r.want] for r in self.resend],
+            }
+        )
+
+    @classmethod
+    def parse(cls, frame: Frame) -> Self:
+        header = frame.header
+        entries = (_ints(e, 3, "a resend") for e in _list(header.get("resend", []), "resend"))
+        return cls(
+            session=_session(header),
+            prev=_peer(header.get("prev")),
+            to_next=header.get("to_next") is True,
+            next=_contact(header.get("next")),
+            resend=tuple(Resend(RowId(row), start, want) for row, start, want in entries),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """Makes the `forks`, then forgets the rows in `drop`; safe to repeat. `onward`: pass it to the next hop."""
+
+    kind: ClassVar[str] = "fork"
+    session: SessionId
+    forks: tuple[ForkEntry, ...] = ()
+    drop: tuple[RowId, ...] = ()
+    onward: bool = True
+
+    def pack(self) -> bytes:
+        return encode(
+            {
+                "kind": self.kind,
+                "session": self.session,
+                "forks": [[f.src, f.at, f.dst] for f in self.forks],
+                "drop": list(self.drop),
+                "onward": self.onward,
+            }
+        )
+
+    @classmethod
+    def parse(cls, frame: Frame) -> Self:
+        header = frame.header
+        forks = (_ints(e, 3, "a fork") for e in _list(header.get("forks", []), "forks"))
+        drop = (_int(row, 0, 2 * MAX_POSITION, "a row id") for row in _list(header.get("drop", []), "drop"))
+        return cls(
+            session=_session(header),
+            forks=tuple(ForkEntry(RowId(src), at, RowId(dst)) for src, at, dst in forks),
+            drop=tuple(RowId(row) for row in drop),
+            onward=header.get("onward") is True,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    kind: ClassVar[str] = "ping"
+    session: SessionId
+    nonce: int
+
+    def pack(self) -> bytes:
+        return encode({"kind": self.kind, "session": self.session, "nonce": self.nonce})
+
+    @classmethod
+    def parse(cls, frame: Frame) -> Self:
+        return cls(_session(frame.header), _int(_get(frame.header, "nonce"), 0, 1 << 62, "a nonce"))
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """`rows`: how many tokens this hop has of each row. `queue`: tokens waiting on the whole peer."""
+
+    kind: ClassVar[str] = "pong"
+    session: SessionId
+    nonce: int
+    rows: Mapping[RowId, int]
+    queue: int = 0
+
+    def pack(self) -> bytes:
+        rows = [[row, at] for row, at in self.rows.items()]
+        return encode(
+            {"kind": self.kind, "session": self.session, "nonce": self.nonce, "rows": rows, "queue": self.queue}
+        )
+
+    @classmethod
+    def parse(cls, frame: Frame) -> Self:
+        header = frame.header
+        return cls(
+            _session(header),
+            _int(_get(header, "nonce"), 0, 1 << 62, "a nonce"),
+            _positions(_get(header, "rows")),
+            _int(header.get("queue", 0), 0, 1 << 62, "a queue"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """`peer`: whom it is about, where that is not the sender."""
+
+    kind: ClassVar[str] = "fault"
+    session: SessionId
+    code: FaultCode
+    message: str
+    peer: PeerId | None = None
+
+    def pack(self) -> bytes:
+        text = self.message[:MAX_TEXT]
+        return encode(
+            {"kind": self.kind, "session": self.session, "code": str(self.code), "message": text, "peer": self.peer}
+        )
+
+    @classmethod
+    def parse(cls, frame: Frame) -> Self:
+        header = frame.header
+        try:
+            code = FaultCode(_get(header, "code"))
+        except ValueError:
+            raise WireError(f"unknown fault code {str(header['code'])[:40]!r}") from None
+        return cls(_session(header), code, _text(_get(header, "message"), "a message"), _peer(header.get("peer")))
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    kind: ClassVar[str] = "busy"
+    session: SessionId
+    retry_after: float  # seconds
+    message: str
+
+    def pack(self) -> bytes:
+        text = self.message[:MAX_TEXT]
+        return encode({"kind": self.kind, "session": self.session, "retry_after": self.retry_after, "message": text})
+
+    @classmethod
+    def parse(cls, frame: Frame) -> Self:
+        header = frame.header
+        wait = _get(header, "retry_after")
+        if not isinstance(wait, int | float) or not 0 <= wait <= 3600:
+            raise WireError("retry_after is a number of seconds up to an hour")
+        return cls(_session(header), float(wait), _text(_get(header, "message"), "a message"))
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    kind: ClassVar[str] = "close"
+    session: SessionId
+
+    def pack(self) -> bytes:
+        return encode({"kind": self.kind, "session": self.session})
+
+    @classmethod
+    def parse(cls, frame: Frame) -> Self:
+        return cls(_session(frame.header))
+
+
+Message = Open | Ready | Step | Out | Relink | Fork | Ping | Pong | Fault | Busy | Close
+
+_PARSERS: Mapping[str, Callable[[Frame], Message]] = {
+    cls.kind: cls.parse for cls in (Open, Ready, Step, Out, Relink, Fork, Ping, Pong, Fault, Busy, Close)
+}
+
+
+def parse(data: bytes | bytearray | memoryview) -> Message:
+    """The message in the bytes of one frame. Raises WireError on anything the protocol does not allow."""
+    frame = decode(data)
+    kind = frame.header.get("kind")
+    parser = _PARSERS.get(kind) if isinstance(kind, str) else None
+    if parser is None:
+        raise WireError(f"unknown kind of frame {str(kind)[:40]!r}")
+    return parser(frame)

@@ -1,0 +1,42 @@
+"""What a serving peer announces about itself: small, signed, short-lived."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from swarm.ids import Digest, PeerId, Span
+from swarm.messages import Contact
+
+__all__ = ["PeerRecord", "PeerState"]
+
+
+class PeerState(StrEnum):
+    JOINING = "joining"
+    ONLINE = "online"
+    DRAINING = "draining"
+    OFFLINE = "offline"
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRecord:
+    """One peer's span of one model. `expires` is Unix time; a record is dead after it."""
+
+    contact: Contact
+    model: Digest
+    model_name: str
+    num_blocks: int  # of the whole model
+    span: Span
+    state: PeerState
+    throughput: float  # decode rows per second through the whole span, measured
+    prefill: float  # prompt tokens per second through the whole span, measured
+    cache_left: int  # tokens of KV that can still be reserved
+    precision: str
+    version: str
+    public_name: str
+    reason: str  # why this span, in a sentence
+    queue: int  # tokens waiting when announced
+    issued: float  # Unix time
+    expires: float
+
+    @property
+    def peer(self) -> PeerId:
+        return self.contact.peer
