@@ -16,11 +16,11 @@ __all__ = ["Directory"]
 class Directory(ABC):
     @abstractmethod
     async def announce(self, record: PeerRecord) -> None:
-        """Make `record` known until it expires; a later `issued` replaces it. Raises NetworkError when nobody took it."""
+        """Make `record` known until it expires; a later `issued` replaces it. Raises NetworkError if nobody took it."""
 
     @abstractmethod
     async def read(self, model: Digest | None = None) -> tuple[PeerRecord, ...]:
-        """Every live record of `model`, or of all models, the newest of each peer. Never more than a few seconds old."""
+        """Every live record of `model`, or of all models, the newest of each peer, at most a few seconds old."""
 
     @abstractmethod
     def watch(self, model: Digest | None, period: float) -> AsyncIterator[tuple[PeerRecord, ...]]:

@@ -255,10 +255,11 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """`body`: hidden states `[sum n, hidden]` in `codec`. `trace`: (queue ms, compute ms) of each hop before."""
+class HiddenStates:
+    """What Step and Out have in common. `body`: hidden states `[sum n, hidden]` in `codec`, rows one after another.
+    `trace`: (queue ms, compute ms) of each hop that these tokens have passed."""
 
-    kind: ClassVar[str] = "step"
+    kind: ClassVar[str]
     session: SessionId
     rows: tuple[StepRow, ...]
     codec: str
@@ -289,18 +290,15 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Out:
-    """Final hidden states: for each row positions `[at, at + n)`; `want` repeats `at`."""
+class Step(HiddenStates):
+    kind: ClassVar[str] = "step"
+
+
+@dataclass(frozen=True, slots=True)
+class Out(HiddenStates):
+    """Final hidden states: for each row positions `[at, at + n)`, all of them wanted (`want` repeats `at`)."""
 
     kind: ClassVar[str] = "out"
-    session: SessionId
-    rows: tuple[StepRow, ...]
-    codec: str
-    body: bytes | memoryview
-    trace: tuple[tuple[float, float], ...] = ()
-
-    pack = Step.pack
-    parse = classmethod(Step.parse.__func__)  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True, slots=True)
