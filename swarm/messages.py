@@ -11,7 +11,7 @@ id (`Fork`), so a lost frame can lead to a gap, which is noticed, but never to s
 | Out      | last hop → client   | final hidden states of the positions that were asked for             |
 | Relink   | client → hop        | a new next or previous hop; what of the outbox to send (again)       |
 | Fork     | … → hop → next hop  | copy rows up to a position under new ids, then drop rows             |
-| Ping     | client → hop        | answered in order after everything sent before it                    |
+| Ping     | client → hop        | answered at once: the peer lives, what was sent before has arrived   |
 | Pong     | hop → client        | where every row stands                                               |
 | Fault    | hop → client        | a code, a sentence, and the peer it is about                         |
 | Busy     | hop → client        | no room; when to ask again                                           |
@@ -145,11 +145,19 @@ def _ints(value: Any, count: int, what: str) -> tuple[int, ...]:
     return tuple(_int(number, 0, 2 * MAX_POSITION, what) for number in entry)
 
 
-def _session(header: Mapping[str, Any]) -> SessionId:
-    value = _get(header, "session")
+def _session_id(value: Any) -> SessionId:
     if not isinstance(value, bytes) or len(value) != 16:
         raise WireError("a session id is 16 bytes")
     return SessionId(value)
+
+
+def _session(header: Mapping[str, Any]) -> SessionId:
+    return _session_id(_get(header, "session"))
+
+
+def _next_session(header: Mapping[str, Any]) -> SessionId | None:
+    value = header.get("next_session")
+    return None if value is None else _session_id(value)
 
 
 def _peer(value: Any) -> PeerId | None:
@@ -194,7 +202,10 @@ def _trace(header: Mapping[str, Any]) -> tuple[tuple[float, float], ...]:
 @dataclass(frozen=True, slots=True)
 class Open:
     """`lease`: tokens over all rows to reserve. `sent`: per row, the position up to which the next hop already has this
-    hop's output (it survived a recovery), so that only later outputs are sent on; 0 where a row is not named."""
+    hop's output (it survived a recovery), so that only later outputs are sent on; 0 where a row is not named.
+
+    Every hop of a chain knows the session under an id of its own, so that one peer can be two hops of a chain;
+    `next_session` is the id to put on frames to the next hop (None: the same id)."""
 
     kind: ClassVar[str] = "open"
     session: SessionId
@@ -205,6 +216,7 @@ class Open:
     next: Contact | None  # None: this is the last hop, outputs go to the client
     lease: int
     sent: Mapping[RowId, int] = field(default_factory=dict)
+    next_session: SessionId | None = None
 
     def pack(self) -> bytes:
         return encode(
@@ -218,6 +230,7 @@ class Open:
                 "next": _pack_contact(self.next),
                 "lease": self.lease,
                 "sent": [[row, at] for row, at in self.sent.items()],
+                "next_session": self.next_session,
             }
         )
 
@@ -238,6 +251,7 @@ class Open:
             next=_contact(_get(header, "next")),
             lease=_int(_get(header, "lease"), 0, MAX_ROWS * MAX_POSITION, "a lease"),
             sent=_positions(header.get("sent", [])),
+            next_session=_next_session(header),
         )
 
 
@@ -312,6 +326,7 @@ class Relink:
     to_next: bool = False
     next: Contact | None = None
     resend: tuple[Resend, ...] = ()
+    next_session: SessionId | None = None
 
     def pack(self) -> bytes:
         return encode(
@@ -322,6 +337,7 @@ class Relink:
                 "to_next": self.to_next,
                 "next": _pack_contact(self.next),
                 "resend": [[r.row, r.start, r.want] for r in self.resend],
+                "next_session": self.next_session,
             }
         )
 
@@ -335,6 +351,7 @@ class Relink:
             to_next=header.get("to_next") is True,
             next=_contact(header.get("next")),
             resend=tuple(Resend(RowId(row), start, want) for row, start, want in entries),
+            next_session=_next_session(header),
         )
 
 
