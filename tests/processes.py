@@ -1,0 +1,64 @@
+"""Real serving peers for tests: their own processes, identities and ports on loopback, always cleaned up.
+
+with ServePeer("tiny", new_swarm=True) as first, ServePeer("tiny", join=[first]) as second: ...
+"""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+from swarm.ids import PeerId, Span
+from swarm.subprocesses import ServeProcess
+
+__all__ = ["ServePeer"]
+
+THREADS = "1"  # a test machine has few cores and several peers
+
+
+class ServePeer(ServeProcess):
+    """`swarm serve MODEL` with a fresh identity, one thread, and a port that the system picks. A context manager.
+
+    `join`: serving peers whose swarm it joins; without any, it begins a new one. `options` are passed on as they are.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *options: str,
+        join: Sequence["ServePeer"] = (),
+        blocks: str | None = None,
+        identity: Path | None = None,
+        name: str = "peer",
+    ) -> None:
+        self._home = tempfile.TemporaryDirectory(prefix="swarm-test-")
+        identity = identity or Path(self._home.name, "identity")
+        entry = [f"--initial-peers={','.join(peer.addresses)}" for peer in join] or ["--new-swarm"]
+        span = [f"--blocks={blocks}"] if blocks else []
+        super().__init__(
+            [model, "--threads", THREADS, f"--identity-path={identity}", *entry, *span, *options],
+            name=name,
+            environment={"OMP_NUM_THREADS": THREADS},
+        )
+
+    @property
+    def peer_id(self) -> PeerId:
+        return self.ready.peer_id
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return self.wait_ready().addresses
+
+    @property
+    def blocks(self) -> Span:
+        return self.ready.blocks
+
+    def family(self) -> list[psutil.Process]:
+        """The peer's process and all below it (daemon, executor), while it lives."""
+        peer = psutil.Process(self.pid)
+        return [peer, *peer.children(recursive=True)]
+
+    def close(self) -> None:
+        super().close()
+        self._home.cleanup()
