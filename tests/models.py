@@ -1,8 +1,8 @@
 """Tiny random models of the families that swarm must run, saved as Hugging Face folders.
 
-Small, but not simple: windows of 8 tokens, soft caps low enough to bend, attention sinks, several shards, tied and untied
-heads, dense layers among sparse ones. Compare Gemma 2 (soft caps) and GPT-OSS (sinks) with the library's eager attention,
-which is its default for them: its sdpa leaves both out.
+Small, but not simple: windows of 8 tokens, soft caps low enough to bend, attention sinks, several shards, tied and
+untied heads, dense layers among sparse ones. Compare Gemma 2 (soft caps) and GPT-OSS (sinks) with the library's eager
+attention, which is its default for them: its sdpa leaves both out.
 """
 
 from pathlib import Path
