@@ -4,12 +4,17 @@ A stream carries whole frames (`swarm.wire`) as bytes, in order, both ways; who 
 `swarm.libp2p` is the real side, `swarm.memory` the twin; both pass `tests/swarm/test_transport_contract.py`.
 """
 
+import asyncio
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 
+from swarm.errors import ProtocolError, StreamClosed
 from swarm.ids import PeerId
 
-__all__ = ["Handler", "Stream", "Transport"]
+__all__ = ["Handler", "Stream", "Transport", "handle"]
+
+_log = logging.getLogger(__name__)
 
 
 class Stream(ABC):
@@ -31,6 +36,20 @@ class Stream(ABC):
 
 
 Handler = Callable[[Stream], Awaitable[None]]
+
+
+async def handle(handler: Handler, stream: Stream) -> None:
+    """Run `handler` for `stream` to its end, and close it. What the other side does wrong ends that stream alone; any
+    other error is the handler's own fault and goes to the loop's exception handler."""
+    try:
+        await handler(stream)
+    except (StreamClosed, ProtocolError) as error:
+        _log.debug("the stream of %s ended: %s", stream.remote, error)
+    except Exception as error:
+        message = f"the handler of a stream from {stream.remote} failed"
+        asyncio.get_running_loop().call_exception_handler({"message": message, "exception": error})
+    finally:
+        stream.close()
 
 
 class Transport(ABC):
