@@ -1,0 +1,190 @@
+"""The front door: the `swarm` command. Commands are loaded by name when they run, so that help needs no floor above.
+
+Exit codes: 0 done, 1 a SwarmError while it ran, 2 wrong usage (an option, a file, a name), 130 interrupted.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup, TyperOption
+
+from swarm.errors import SwarmError, UsageError
+from swarm.settings import config_path, defaults_for, read_config
+from swarm.terminal import plain
+from swarm.version import __version__
+
+__all__ = ["COMMANDS", "Entry", "load_command", "main", "run", "serve_main"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A command: where its function is, as `module:function`, and what the list of commands says of it."""
+
+    target: str
+    help: str
+
+
+COMMANDS: Mapping[str, Entry] = {
+    "serve": Entry("peers.serve:serve", "Serve blocks of a model to the swarm."),
+    "run": Entry("clients.run:run", "Generate an answer to a prompt with the peers of a swarm."),
+    "status": Entry("clients.status:status", "Show which peers hold which blocks, and how they are."),
+    "demo": Entry("clients.demo:demo", "Start a small swarm on this machine, use it, and kill a peer in mid-answer."),
+    "bench": Entry("clients.bench:bench", "Measure a swarm against the same model in one process."),
+}
+
+EPILOG = (
+    "An option that is not given comes from the environment variable of its name (--kv-cache-tokens is "
+    "SWARM_KV_CACHE_TOKENS), else from the file of defaults (config.toml in ~/.config/swarm, or in "
+    "$XDG_CONFIG_HOME/swarm; --config names another), else from its default. "
+    "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."
+)
+DEBUG = "debug"  # a parameter that every command has
+
+
+@dataclass(slots=True)
+class Invocation:
+    """What one call of the command line knows before it runs; handed down as the context's object."""
+
+    commands: Mapping[str, Entry]
+    debug: bool = False
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(f"swarm {__version__}")
+        raise typer.Exit
+
+
+def _set_debug(context: typer.Context, value: bool) -> None:
+    if isinstance(context.obj, Invocation):
+        context.obj.debug |= value
+
+
+class LazyGroup(TyperGroup):
+    """Lists placeholders; loads the real command, its variables and its defaults only when it is the one that runs."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        name, found, rest = super().resolve_command(ctx, args)
+        if name is None or not isinstance(ctx.obj, Invocation):
+            return name, found, rest
+        command = load_command(name, ctx.obj.commands[name])
+        if not ctx.resilient_parsing:  # completion asks for names alone
+            ctx.default_map = {name: _defaults(name, command, ctx.params["config"], ctx.obj)}
+        command.params.extend(param for param in self.params if param.name == DEBUG)
+        return name, command, rest
+
+
+def load_command(name: str, entry: Entry) -> TyperCommand:
+    """The command of `entry`, imported. Raises UsageError when something that it needs is not installed."""
+    module, _, function = entry.target.partition(":")
+    try:
+        callback = getattr(import_module(module), function)
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"`swarm {name}` needs the Python module {error.name}, which is not installed: install swarm-peers again"
+        ) from error
+    app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+    app.command(name, help=callback.__doc__ or entry.help, epilog=EPILOG)(callback)
+    command = typer.main.get_command(app)
+    if not isinstance(command, TyperCommand):
+        raise TypeError(f"{entry.target} is no command")
+    for option, flag in _long_options(command):
+        option.envvar = option.envvar or f"SWARM_{flag.replace('-', '_').upper()}"
+    return command
+
+
+def _long_options(command: TyperCommand) -> list[tuple[TyperOption, str]]:
+    """The options of a command with their first long names, without dashes."""
+    options = [param for param in command.params if isinstance(param, TyperOption)]
+    names = ([name[2:] for name in option.opts if name.startswith("--")] for option in options)
+    return [(option, long[0]) for option, long in zip(options, names, strict=True) if long]
+
+
+def _defaults(name: str, command: TyperCommand, given: Path | None, invocation: Invocation) -> dict[str, Any]:
+    path = given or config_path(os.environ, Path.home())
+    config = read_config(path, required=given is not None, commands=tuple(invocation.commands))
+    return defaults_for(name, {flag: str(option.name) for option, flag in _long_options(command)}, config, path)
+
+
+def swarm(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
+    ] = False,
+    debug: Annotated[
+        bool,
+        typer.Option(
+            "--debug",
+            help="Show the Python traceback of an error.",
+            envvar="SWARM_DEBUG",
+            callback=_set_debug,
+            expose_value=False,
+        ),
+    ] = False,
+    config: Annotated[
+        Path | None, typer.Option(help="A file of defaults.", envvar="SWARM_CONFIG", metavar="FILE")
+    ] = None,
+) -> None:
+    """Strangers' machines together run language models that none of them could hold."""
+
+
+def _placeholder() -> None:
+    """Stands in the list of commands for one that is not loaded."""
+
+
+def _front_door(commands: Mapping[str, Entry]) -> TyperGroup:
+    app = typer.Typer(cls=LazyGroup, epilog=EPILOG, rich_markup_mode="markdown", no_args_is_help=True)
+    app.callback()(swarm)
+    for name, entry in commands.items():
+        app.command(name, help=entry.help)(_placeholder)
+    group = typer.main.get_command(app)  # and not get_group, which leaves out the options for shell completion
+    if not isinstance(group, TyperGroup):
+        raise TypeError("a front door without commands")
+    return group
+
+
+def run(args: Sequence[str], commands: Mapping[str, Entry] = COMMANDS) -> int:
+    """Run one command line and return its exit code; an error is one line on stderr."""
+    invocation = Invocation(commands)
+    try:
+        _front_door(commands).main(args=list(args), prog_name="swarm", obj=invocation)
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else int(done.code is not None)
+    except (SwarmError, BaseExceptionGroup) as error:
+        return _report(error, invocation.debug)
+    return 0
+
+
+def _report(error: BaseException, debug: bool) -> int:
+    """Say what went wrong and return the exit code. Raises `error` again when it is none that we raise on purpose."""
+    leaves = _leaves(error)
+    if any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves):
+        return 130
+    if not all(isinstance(leaf, SwarmError) for leaf in leaves):
+        raise error
+    if debug:
+        traceback.print_exception(error)
+    typer.echo(f"swarm: {plain(str(leaves[0]))}", err=True)
+    return 2 if isinstance(leaves[0], UsageError) else 1
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+    return [error]
+
+
+def main() -> None:
+    """The entry point `swarm`."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def serve_main() -> None:
+    """The entry point `swarm-serve`: the same as `swarm serve`."""
+    sys.exit(run(["serve", *sys.argv[1:]]))

@@ -1,0 +1,195 @@
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+import typer
+
+from swarm.cli import COMMANDS, Entry, load_command, run
+from swarm.errors import MissingBlocks, ModelError, NetworkError, StreamClosed
+from swarm.version import __version__
+
+
+def show(
+    model: Annotated[str, typer.Argument(help="A model.")],
+    kv_cache_tokens: Annotated[int, typer.Option(help="Tokens.")] = 1,
+    initial_peers: Annotated[list[str] | None, typer.Option(help="Peers.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Show what arrived."""
+    typer.echo(json.dumps([model, kv_cache_tokens, initial_peers, as_json]))
+
+
+def fail(kind: str) -> None:
+    """Fail in the way of `kind`."""
+
+    async def in_a_group() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(raise_network_error())
+
+    async def raise_network_error() -> None:
+        raise NetworkError("the daemon is gone")
+
+    match kind:
+        case "model":
+            raise ModelError("there is no model called x\nand \x1b[2Jno escape")
+        case "blocks":
+            raise MissingBlocks([1, 2], "nobody holds blocks 1:3")
+        case "group":
+            asyncio.run(in_a_group())
+        case "interrupt":
+            raise KeyboardInterrupt
+        case "interrupted group":
+            raise BaseExceptionGroup("several", [StreamClosed("gone"), KeyboardInterrupt()])
+        case _:
+            raise ZeroDivisionError
+
+
+HERE = {
+    "show": Entry(f"{__name__}:show", "Show."),
+    "fail": Entry(f"{__name__}:fail", "Fail."),
+    "absent": Entry("clients.no_such_module:x", "Not installed."),
+}
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in [name for name in os.environ if name.startswith("SWARM_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    (tmp_path / "swarm").mkdir()
+    return tmp_path / "swarm" / "config.toml"
+
+
+def shown(capsys: pytest.CaptureFixture[str], *args: str) -> list[object]:
+    assert run(["show", "m", *args], HERE) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert isinstance(values, list)
+    return values
+
+
+def test_help_lists_every_command_with_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--help"]) == 0
+    printed = capsys.readouterr().out
+    for name, entry in COMMANDS.items():
+        assert name in printed
+        assert entry.help in printed
+    assert "SWARM_KV_CACHE_TOKENS" in printed
+    assert "config.toml" in printed
+
+
+def test_version_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"swarm {__version__}\n"
+
+
+def test_flag_wins_over_variable_over_file_over_default(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, config: Path
+) -> None:
+    assert shown(capsys) == ["m", 1, None, False]
+    config.write_text("kv-cache-tokens = 2\n[show]\ninitial-peers = ['/a', '/b']\njson = true\n")
+    assert shown(capsys) == ["m", 2, ["/a", "/b"], True]
+    monkeypatch.setenv("SWARM_KV_CACHE_TOKENS", "3")
+    monkeypatch.setenv("SWARM_INITIAL_PEERS", "/c /d")
+    assert shown(capsys) == ["m", 3, ["/c", "/d"], True]
+    assert shown(capsys, "--kv-cache-tokens", "4", "--initial-peers", "/e") == ["m", 4, ["/e"], True]
+
+
+def test_help_of_a_command_names_variables(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["show", "--help"], HERE) == 0
+    printed = capsys.readouterr().out
+    assert "SWARM_KV_CACHE_TOKENS" in printed
+    assert "Show what arrived." in printed
+
+
+def test_named_file_of_defaults_must_be_there(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert run(["--config", str(tmp_path / "none.toml"), "show", "m"], HERE) == 2
+    assert "there is no configuration file" in capsys.readouterr().err
+
+
+def test_unknown_key_in_the_table_of_a_command_is_refused(capsys: pytest.CaptureFixture[str], config: Path) -> None:
+    config.write_text("[show]\nkv-cash-tokens = 2\n")
+    assert run(["show", "m"], HERE) == 2
+    assert "no option --kv-cash-tokens" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "sentence"),
+    [
+        ("model", 2, "swarm: there is no model called x and \ufffd[2Jno escape"),
+        ("blocks", 1, "swarm: nobody holds blocks 1:3"),
+        ("group", 1, "swarm: the daemon is gone"),
+        ("interrupt", 130, ""),
+        ("interrupted group", 130, ""),
+    ],
+)
+def test_error_is_one_line_and_a_code(capsys: pytest.CaptureFixture[str], kind: str, code: int, sentence: str) -> None:
+    assert run(["fail", kind], HERE) == code
+    assert capsys.readouterr().err.rstrip("\n") == sentence
+
+
+def test_bug_is_not_dressed_as_an_error_of_the_user() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run(["fail", "bug"], HERE)
+
+
+def test_debug_shows_the_traceback_wherever_it_is_asked_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for args in (["--debug", "fail", "blocks"], ["fail", "blocks", "--debug"]):
+        assert run(args, HERE) == 1
+        assert "Traceback" in capsys.readouterr().err
+    monkeypatch.setenv("SWARM_DEBUG", "1")
+    assert run(["fail", "blocks"], HERE) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("args", [["nonsense"], ["show"], ["show", "m", "--no-such"], ["show", "m", "--json", "x"]])
+def test_wrong_usage_is_two(capsys: pytest.CaptureFixture[str], args: list[str]) -> None:
+    assert run(args, HERE) == 2
+    assert capsys.readouterr().out == ""
+
+
+def test_typo_gets_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["sho"], HERE) == 2
+    assert "Did you mean 'show'?" in capsys.readouterr().err
+
+
+def test_module_that_is_not_installed_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["absent"], HERE) == 2
+    assert "clients.no_such_module" in capsys.readouterr().err
+
+
+def test_completion_offers_commands_and_options(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("_SWARM_COMPLETE", "complete_bash")
+    for words, cword, expected in (("swarm s", "1", "status"), ("swarm status --in", "2", "--initial-peers")):
+        monkeypatch.setenv("COMP_WORDS", words)
+        monkeypatch.setenv("COMP_CWORD", cword)
+        assert run([]) == 0
+        assert expected in capsys.readouterr().out.split()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_command_is_there_and_explains_itself(name: str) -> None:
+    command = load_command(name, COMMANDS[name])
+    assert command.help
+    assert all(getattr(param, "help", None) for param in command.params)
+
+
+def test_serve_has_an_entry_point_of_its_own() -> None:
+    code = "import sys; sys.argv = ['swarm-serve', '--help']; from swarm.cli import serve_main; serve_main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0
+    assert "swarm serve" in done.stdout
