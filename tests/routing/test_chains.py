@@ -1,0 +1,211 @@
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from routing.chains import Chain, Hop, plan_chain
+from routing.perf import Costs, Link, Links, Pace
+from routing.view import View
+from swarm.errors import MissingBlocks
+from swarm.ids import PeerId, Span
+from swarm.messages import Contact
+from swarm.record import PeerState
+from tests.routing.records import CLIENT, EXACT, LINK, links, record, view, views
+
+LAN = Links(Link(0.001, 1e8))
+TOKEN = 1000  # bytes
+
+
+def plan(
+    seen: View, blocks: Span | None = None, *, links: Links = LAN, costs: Costs = EXACT, **options: object
+) -> Chain:
+    ends = {"source": CLIENT, "sink": CLIENT, "token_bytes": TOKEN} | options
+    return plan_chain(seen, blocks or Span(0, seen.num_blocks), links=links, costs=costs, **ends)  # type: ignore[arg-type]
+
+
+def every_way(seen: View, at: int, end: int, used: tuple[PeerId, ...] = ()) -> Iterator[list[tuple[PeerId, Span]]]:
+    """All chains of distinct online peers over [at, end)."""
+    if at == end:
+        yield []
+        return
+    for holder in seen.holders(at):
+        if holder.peer not in used:
+            for cut in range(at + 1, min(holder.span.end, end) + 1):
+                for rest in every_way(seen, cut, end, (*used, holder.peer)):
+                    yield [(holder.peer, Span(at, cut)), *rest]
+
+
+def ring_seconds(seen: View, way: list[tuple[PeerId, Span]], links: Links, rows: int) -> float:
+    stops = [CLIENT, *(peer for peer, _ in way), CLIENT]
+    travel = sum(links.between(a, b).transfer(rows * TOKEN) for a, b in pairwise(stops))
+    records = {r.peer: r for r in seen.peers}
+    return travel + sum(Pace.of(records[peer], EXACT).step(len(span), rows) for peer, span in way)
+
+
+@given(views(), st.data())
+def test_chain_covers_every_block_exactly_once_with_peers_that_hold_them(seen: View, data: st.DataObject) -> None:
+    start = data.draw(st.integers(0, seen.num_blocks - 1))
+    blocks = Span(start, data.draw(st.integers(start + 1, seen.num_blocks)))
+    assume(not seen.missing(blocks))
+    chain = plan(seen, blocks)
+    assert [block for hop in chain for block in hop.span] == list(blocks)
+    assert len(set(chain.peers)) == len(chain.hops)
+    for hop in chain:
+        holder = seen.get(hop.peer)
+        assert holder is not None
+        assert holder.state is PeerState.ONLINE
+        assert hop.span in holder.span
+
+
+@given(views(), st.sets(st.sampled_from([PeerId(f"peer{i}") for i in range(5)])), st.booleans())
+def test_blocks_are_missing_exactly_when_nobody_usable_holds_them(seen: View, out: set[PeerId], bad: bool) -> None:
+    expected = tuple(b for b in range(seen.num_blocks) if all(r.peer in out for r in seen.holders(b)))
+    options = {"avoid": out} if bad else {"used": out}
+    if expected:
+        with pytest.raises(MissingBlocks) as caught:
+            plan(seen, **options)
+        assert caught.value.blocks == expected
+    else:
+        assert not out & set(plan(seen, **options).peers)
+
+
+def test_missing_blocks_are_told_from_blocks_of_avoided_and_used_peers() -> None:
+    records = [record("a", 0, 2, num_blocks=6), record("b", 2, 4, num_blocks=6), record("c", 2, 4, num_blocks=6)]
+    with pytest.raises(MissingBlocks) as caught:
+        plan(view(6, records), avoid={PeerId("b")}, used={PeerId("c")})
+    assert caught.value.blocks == (2, 3, 4, 5)
+    assert "no online peer holds blocks 4:6" in str(caught.value)
+    assert "blocks 2:4 are held only by peers that can't be used now (1 failed lately, 1 already" in str(caught.value)
+
+
+@settings(max_examples=300)
+@given(views(), links(), st.integers(1, 3))
+def test_chain_is_as_fast_as_the_best_of_all_possible_ones(seen: View, known: Links, rows: int) -> None:
+    assume(not seen.missing(Span(0, seen.num_blocks)))
+    best = min(ring_seconds(seen, way, known, rows) for way in every_way(seen, 0, seen.num_blocks))
+    chain = plan(seen, links=known, rows=rows)
+    assert chain.seconds == pytest.approx(best, rel=1e-6)
+    way = [(hop.peer, hop.span) for hop in chain]
+    assert chain.seconds == pytest.approx(ring_seconds(seen, way, known, rows), rel=1e-9)
+
+
+def test_chain_never_comes_back_to_a_peer_even_where_that_were_faster() -> None:
+    slow_ends = record("a", 0, 9, num_blocks=9, throughput=1.0)
+    fast_middle = record("b", 3, 6, num_blocks=9, throughput=1000.0)
+    other_end = record("c", 6, 9, num_blocks=9, throughput=0.5)
+    chain = plan(view(9, [slow_ends, fast_middle, other_end]))
+    assert str(chain) == "0:9 @ a"
+
+
+@given(views(), st.binary(max_size=80), st.randoms())
+def test_plan_is_the_same_whatever_the_order_of_the_records(seen: View, salt: bytes, random: object) -> None:
+    assume(not seen.missing(Span(0, seen.num_blocks)))
+    shuffled = list(seen.peers)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    again = view(seen.num_blocks, shuffled)
+    assert plan(seen, salt=salt, costs=Costs()) == plan(again, salt=salt, costs=Costs())
+
+
+def test_clients_with_different_salts_spread_over_equal_peers() -> None:
+    seen = view(4, [record(f"p{i}", 0, 4, num_blocks=4) for i in range(8)])
+    chosen = {plan(seen, salt=bytes([i])).peers for i in range(200)}
+    assert len(chosen) == 8
+
+
+@given(views(), links(), LINK)
+def test_more_delay_on_every_link_is_never_faster(seen: View, known: Links, more: Link) -> None:
+    assume(not seen.missing(Span(0, seen.num_blocks)))
+    slower = Links(
+        replace(known.default, delay=known.default.delay + more.delay),
+        {pair: replace(link, delay=link.delay + more.delay) for pair, link in known.known.items()},
+        known.origin,
+    )
+    assert plan(seen, links=slower).seconds >= plan(seen, links=known).seconds * (1 - 1e-6)
+
+
+@given(views(), links())
+def test_avoiding_a_peer_is_never_faster(seen: View, known: Links) -> None:
+    assume(not seen.missing(Span(0, seen.num_blocks)))
+    first = plan(seen, links=known)
+    try:
+        second = plan(seen, links=known, avoid={first.peers[0]})
+    except MissingBlocks:
+        return
+    assert second.seconds >= first.seconds * (1 - 1e-6)
+
+
+def test_loaded_and_full_peers_are_left_for_last() -> None:
+    idle = record("idle", 0, 4, num_blocks=4)
+    loaded = record("loaded", 0, 4, num_blocks=4, throughput=11, queue=500)
+    full = record("full", 0, 4, num_blocks=4, throughput=1000, cache_left=10)
+    assert plan(view(4, [idle, loaded, full]), tokens=100).peers == (PeerId("idle"),)
+    assert plan(view(4, [full]), tokens=100).peers == (PeerId("full"),)
+
+
+def test_gap_between_two_living_hops_is_filled_by_the_peer_that_is_near_both() -> None:
+    records = [record("far", 2, 4, num_blocks=6), record("near", 2, 4, num_blocks=6)]
+    before, after = PeerId("before"), PeerId("after")
+    known = {(before, PeerId("near")): Link(0.001, 1e8), (PeerId("near"), after): Link(0.001, 1e8)}
+    part = plan(view(6, records), Span(2, 4), links=Links(Link(0.1, 1e8), known), source=before, sink=after)
+    assert part.peers == (PeerId("near"),)
+
+
+def test_hops_of_the_session_next_to_the_gap_are_not_used_a_second_time() -> None:
+    records = [record("a", 0, 4, num_blocks=4), record("b", 2, 4, num_blocks=4, throughput=0.1)]
+    part = plan(view(4, records), Span(2, 4), source=PeerId("a"))
+    assert part.peers == (PeerId("b"),)
+
+
+def test_spliced_chain_predicts_what_the_same_chain_planned_at_once_does() -> None:
+    records = [record(name, *span, num_blocks=6) for name, span in {"a": (0, 2), "b": (2, 4), "c": (4, 6)}.items()]
+    known = Links(Link(0.01, 1e5), {(CLIENT, PeerId("c")): Link(0.2, 1e4), (PeerId("b"), PeerId("c")): Link(0.05, 1e5)})
+    whole = plan(view(6, records), links=known, rows=2)
+    records += [record("d", 2, 4, num_blocks=6, throughput=1), record("e", 4, 6, num_blocks=6, throughput=2)]
+    for lost, source, sink in (("b", "a", "c"), ("c", "b", CLIENT), ("a", CLIENT, "b")):
+        records.append(record("f", 0, 2, num_blocks=6, throughput=3))
+        seen = view(6, [r for r in records if r.peer != lost])
+        gap = next(hop.span for hop in whole if hop.peer == lost)
+        part = plan(seen, gap, links=known, rows=2, source=PeerId(source), sink=PeerId(sink))
+        mended = whole.spliced(part)
+        others = {r.peer for r in seen.peers} - set(mended.peers)
+        at_once = plan(seen, links=known, rows=2, avoid=others)
+        assert mended.seconds == pytest.approx(at_once.seconds)
+        assert mended.hops == at_once.hops
+        assert mended.back == at_once.back
+
+
+def test_hops_with_a_hole_between_them_are_no_chain() -> None:
+    first, second = (Hop(Contact(PeerId(name)), span, 0.1) for name, span in {"a": Span(0, 2), "b": Span(3, 4)}.items())
+    with pytest.raises(ValueError, match="adjoin"):
+        Chain((first, second), 0.2, "")
+
+
+@given(views(), links(), st.integers(1, 500), st.integers(1, 500))
+def test_more_tokens_in_a_step_never_take_less_time(seen: View, known: Links, few: int, more: int) -> None:
+    assume(not seen.missing(Span(0, seen.num_blocks)))
+    chain = plan(seen, links=known)
+    assert chain.step_seconds(1) == pytest.approx(chain.seconds)
+    assert chain.step_seconds(few) <= chain.step_seconds(few + more)
+
+
+def test_step_of_a_hop_with_unknown_slope_is_taken_for_one_row_at_a_time() -> None:
+    chain = Chain((Hop(Contact(PeerId("a")), Span(0, 2), 0.1),), 0.1, "")
+    assert chain.step_seconds(10) == pytest.approx(1.0)
+
+
+def test_reason_names_the_slowest_part() -> None:
+    records = [record("quick", 0, 2, num_blocks=4, throughput=100), record("slow", 2, 4, num_blocks=4, throughput=2)]
+    chain = plan(view(4, records))
+    assert "computing 2:4 @ slow takes 500 ms" in chain.reason
+    assert str(chain) == "0:2 @ quick  2:4 @ slow"
+
+
+def test_wide_views_are_cut_to_the_promising_peers_without_losing_a_block() -> None:
+    records = [record(f"p{i:03}", i % 28, i % 28 + 5, num_blocks=32, throughput=1 + i % 7) for i in range(280)]
+    seen = view(32, records)
+    narrow, wide = plan(seen, costs=replace(EXACT, width=3)), plan(seen, costs=replace(EXACT, width=1000))
+    assert narrow.span == wide.span == Span(0, 32)
+    assert wide.seconds <= narrow.seconds <= 1.2 * wide.seconds
