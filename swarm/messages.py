@@ -69,6 +69,7 @@ class FaultCode(StrEnum):
     NO_OUTBOX = "no-outbox"  # what a Relink asks to send again is no longer kept
     UNKNOWN_SESSION = "unknown-session"
     UNREACHABLE = "unreachable"  # `peer`, the next hop, cannot be reached from here
+    LINK_LOST = "link-lost"  # the stream to the next hop broke and was made anew; what was on it may be lost
     REFUSED = "refused"  # wrong model, blocks not held, limits: asking again is useless
     EXECUTOR = "executor"  # the hop's device process failed; its sessions are gone
     DRAINING = "draining"  # the peer is leaving and takes no new session

@@ -1,0 +1,143 @@
+"""The hops that a session runs on now: posting to them, asking them, hearing from them."""
+
+import asyncio
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from clients.hops import HopStream, Lost
+from fault.mend import Leg
+from routing.chains import Hop
+from swarm.errors import StreamClosed, Unreachable
+from swarm.ids import PeerId, SessionId
+from swarm.messages import Busy, Close, Fault, Message, Ping, Pong, Ready
+
+__all__ = ["Chain", "Trouble"]
+
+MAX_EVENTS = 1024  # messages of one session that wait to be heard; more is a flood
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Something is wrong with the chain: legs to give up, peers to leave alone for a while, seconds to wait first."""
+
+    reason: str
+    drop: tuple[SessionId, ...] = ()
+    ban: tuple[PeerId, ...] = ()
+    wait: float = 0.0
+
+
+class Chain:
+    def __init__(self) -> None:
+        self.legs: tuple[Leg, ...] = ()
+        self.trace: tuple[tuple[float, float], ...] = ()  # of the last step: (queue ms, compute ms) of each hop
+        self._streams: dict[SessionId, HopStream] = {}
+        self._events: asyncio.Queue[tuple[SessionId, Message | Trouble]] = asyncio.Queue(MAX_EVENTS)
+        self._opening: dict[SessionId, asyncio.Future[Message]] = {}
+        self._pings: dict[tuple[SessionId, int], asyncio.Future[Pong]] = {}
+        self._nonces = itertools.count(1)
+
+    @property
+    def hops(self) -> tuple[Hop, ...]:
+        return tuple(leg.hop for leg in self.legs)
+
+    def post(self, leg: Leg, frame: bytes) -> None:
+        """Send without waiting; where the stream has ended, an event tells."""
+        stream = self._streams.get(leg.session)
+        if stream is not None:
+            stream.post(frame)
+
+    async def next_event(self) -> tuple[int, Message | Trouble]:
+        """The next message from a hop of the chain, or what is wrong with one, and the hop's place in the chain."""
+        while True:
+            session, event = await self._events.get()
+            for index, leg in enumerate(self.legs):
+                if leg.session == session:
+                    return index, event
+
+    async def open(self, leg: Leg, stream: HopStream, frame: bytes, seconds: float) -> Message:
+        """Ask a peer to open a session; returns Ready, Busy or Fault. Raises Unreachable when no answer comes."""
+        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._opening[leg.session] = answer
+        try:
+            stream.listen(leg.session, partial(self._hear, leg.session))
+            self._streams[leg.session] = stream
+            stream.post(frame)
+            async with asyncio.timeout(seconds):
+                return await answer
+        except StreamClosed as error:
+            raise Unreachable(str(error)) from error
+        except TimeoutError:
+            raise Unreachable(f"peer {leg.peer} did not open a session within {seconds:g} s") from None
+        finally:
+            self._opening.pop(leg.session, None)
+
+    async def roll_call(self, legs: Sequence[Leg], seconds: float) -> tuple[list[Leg], dict[SessionId, int]]:
+        """The legs that answer in time, with where their rows stand, and the tokens that wait at each."""
+        async with asyncio.TaskGroup() as group:
+            calls = [group.create_task(self._ping(leg, seconds)) for leg in legs]
+        answers = [(leg, pong) for leg, call in zip(legs, calls, strict=True) if (pong := call.result()) is not None]
+        return [replace(leg, rows=pong.rows) for leg, pong in answers], {leg.session: p.queue for leg, p in answers}
+
+    def adopt(self, legs: Iterable[Leg]) -> None:
+        """Run on `legs` from now on; sessions of all others are closed."""
+        self.legs = tuple(legs)
+        self.release(set(self._streams) - {leg.session for leg in self.legs})
+
+    def release(self, sessions: Iterable[SessionId]) -> None:
+        for session in sessions:
+            stream = self._streams.pop(session, None)
+            if stream is not None:
+                stream.forget(session)
+                stream.post(Close(session).pack())
+
+    def close(self) -> None:
+        self.adopt(())
+
+    async def _ping(self, leg: Leg, seconds: float) -> Pong | None:
+        stream = self._streams.get(leg.session)
+        if stream is None or stream.closed is not None:
+            return None
+        key = (leg.session, next(self._nonces))
+        answer: asyncio.Future[Pong] = asyncio.get_running_loop().create_future()
+        self._pings[key] = answer
+        stream.post(Ping(*key).pack())
+        try:
+            async with asyncio.timeout(seconds):
+                return await answer
+        except (TimeoutError, StreamClosed):
+            return None
+        finally:
+            del self._pings[key]
+
+    def _hear(self, session: SessionId, stream: HopStream, message: Message | Lost) -> None:
+        if isinstance(message, Lost):
+            self._lost(session, message)
+            return
+        if isinstance(message, Pong):
+            ping = self._pings.get((session, message.nonce))
+            if ping is not None and not ping.done():
+                ping.set_result(message)
+            return
+        opening = self._opening.get(session)
+        if opening is not None and isinstance(message, Ready | Busy | Fault):
+            if not opening.done():
+                opening.set_result(message)
+            return
+        if self._events.full():
+            stream.end("it floods a session with messages that nobody asked for")
+            return
+        self._events.put_nowait((session, message))
+
+    def _lost(self, session: SessionId, lost: Lost) -> None:
+        self._streams.pop(session, None)
+        opening = self._opening.get(session)
+        if opening is not None and not opening.done():
+            opening.set_exception(StreamClosed(lost.reason))
+        for (pinged, _), ping in self._pings.items():
+            if pinged == session and not ping.done():
+                ping.set_exception(StreamClosed(lost.reason))
+        trouble = Trouble(f"lost peer {lost.peer}: {lost.reason}", drop=(session,), ban=(lost.peer,))
+        if not self._events.full():
+            self._events.put_nowait((session, trouble))

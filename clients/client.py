@@ -1,0 +1,132 @@
+"""A client's standing in a swarm: the peers it sees, how it reaches them, whom it avoids, what it expects of them."""
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Self
+
+from clients.hops import Hops
+from fault.backoff import Backoff
+from routing.chains import Hop, plan_chain
+from routing.perf import Link, Links, time_limit
+from routing.view import View
+from swarm.codecs import body_size
+from swarm.directory import Directory
+from swarm.errors import MissingBlocks, NetworkError
+from swarm.ids import Digest, PeerId, Span
+from swarm.messages import Contact
+from swarm.transport import Transport
+
+__all__ = ["Client", "Model"]
+
+VIEW_SECONDS = 5.0  # age at which the view is read again
+UNKNOWN_LINK = Link(delay=0.02, bandwidth=12.5e6)  # of a pair nobody has measured: a good home line
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What has to be known of a model to route through it."""
+
+    name: str
+    digest: Digest
+    num_blocks: int
+    hidden_size: int
+
+
+class Client:
+    """Shared by all sessions of one model; lives on one event loop. `async with` keeps the view fresh."""
+
+    dial_seconds = 5.0
+    open_seconds = 10.0  # a session opens in one round trip; the rest is for a peer busy with a long batch
+    ping_seconds = 3.0
+    stall_floor = 1.5  # s; a time limit below this would only measure the scheduler
+    stall_factor = 4.0
+
+    def __init__(self, transport: Transport, directory: Directory, model: Model, *, codec: str = "fp32") -> None:
+        self.model = model
+        self.codec = codec
+        self.transport = transport
+        self.hops = Hops(transport, self.dial_seconds)
+        self.backoff: Backoff[PeerId] = Backoff(time.monotonic)
+        self.unreachable: Backoff[tuple[PeerId, PeerId]] = Backoff(time.monotonic, base=60.0, ceiling=600.0)
+        self.me = Contact(transport.peer_id)
+        self.view = View.of((), model=model.digest, num_blocks=model.num_blocks, now=time.time())
+        self._directory = directory
+        self._salt = random.randbytes(8)
+        self._watching: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.refresh()
+        self._watching = asyncio.create_task(self._watch())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watching
+        await self.hops.close()
+
+    @property
+    def hidden_size(self) -> int:
+        return self.model.hidden_size
+
+    # --- the view ---
+
+    async def refresh(self) -> View:
+        """Read the directory now. Raises NetworkError."""
+        records = await self._directory.read(self.model.digest)
+        self.view = View.of(records, model=self.model.digest, num_blocks=self.model.num_blocks, now=time.time())
+        return self.view
+
+    async def change(self, seconds: float) -> None:
+        """Wait until the view has been read again or avoided peers may be asked again, at most `seconds`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                with suppress(NetworkError):  # the swarm is out of reach for now; who waits has a limit
+                    await self.refresh()
+                await asyncio.sleep(seconds)
+
+    def until_change(self) -> float:
+        """Seconds after which planning again may find what it does not find now."""
+        release = self.backoff.next_release()
+        return min(1.0, release) if release is not None else 1.0
+
+    async def _watch(self) -> None:
+        async for records in self._directory.watch(self.model.digest, VIEW_SECONDS):
+            now = time.time()
+            self.view = View.of(records, model=self.model.digest, num_blocks=self.model.num_blocks, now=now)
+
+    # --- planning ---
+
+    def plan(self, blocks: Span, *, source: PeerId, sink: PeerId) -> tuple[Hop, ...]:
+        """Hops for `blocks` between two places of a chain. Raises MissingBlocks."""
+        if not self.view.peers:
+            raise MissingBlocks(
+                tuple(blocks),
+                f"no peer of this swarm serves {self.model.name} ({self.model.digest[:12]}); "
+                f"start one with: swarm-serve {self.model.name} --initial-peers …",
+            )
+        chain = plan_chain(
+            self.view,
+            blocks,
+            links=Links(UNKNOWN_LINK),
+            source=source,
+            sink=sink,
+            avoid=self.backoff.avoided(),
+            token_bytes=self.token_bytes,
+            salt=self._salt,
+        )
+        return chain.hops
+
+    @property
+    def token_bytes(self) -> int:
+        return body_size(self.codec, 1, self.hidden_size)
+
+    def time_limit(self, hops: Sequence[Hop], *, tokens: int, rows: int) -> float:
+        """Seconds without any output after which a step of `tokens` tokens deserves a question."""
+        predicted = sum(hop.step(max(0, tokens - rows)) for hop in hops)
+        return time_limit(predicted, floor=self.stall_floor, factor=self.stall_factor)

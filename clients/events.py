@@ -1,0 +1,48 @@
+"""What a session tells whoever watches it: the chain it uses, and what became of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from routing.chains import Hop
+from swarm.ids import PeerId
+
+__all__ = ["ChainChanged", "Event", "Observer", "PeerLost", "Step", "Waiting"]
+
+
+@dataclass(frozen=True, slots=True)
+class ChainChanged:
+    """The session runs on `hops` now. `seconds`: how long it took to get there; `lost`: peers that were replaced."""
+
+    hops: tuple[Hop, ...]
+    lost: tuple[PeerId, ...]
+    seconds: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLost:
+    """A hop failed; the session looks for another."""
+
+    peer: PeerId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Nobody can take the session now; it asks again in `seconds`."""
+
+    reason: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step is done. `seconds`: from sending to the last output; `trace`: (queue ms, compute ms) of each hop."""
+
+    seconds: float
+    tokens: int
+    trace: tuple[tuple[float, float], ...]
+
+
+Event = ChainChanged | PeerLost | Waiting | Step
+Observer = Callable[[Event], None]

@@ -1,0 +1,245 @@
+"""Keeping a session's chain whole: what a fault means, who lives, who fills the holes, who is told what.
+
+The same procedure opens a session (a chain that is one hole), replaces dead hops, and nudges a chain that stands still.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from clients.chain import Chain, Trouble
+from clients.client import Client
+from clients.events import ChainChanged, Event, PeerLost, Waiting
+from fault.mend import Hole, Leg, RowGoal, Wiring, segments, wire_up
+from swarm.errors import Busy as BusyError
+from swarm.errors import MissingBlocks, Unreachable
+from swarm.ids import PeerId, RowId, SessionId, Span, new_session_id
+from swarm.messages import Busy, Fault, FaultCode, Fork, Message, Open, Ready, Relink
+
+__all__ = ["Repair"]
+
+PATIENT_STALLS = 20  # a hop that says it has work waiting is slow, not dead, this many times
+BUSY_STEPS = 3  # a hop that has no room for a running session this often is replaced
+
+
+class _TryAgain(Exception):
+    """This attempt failed, the guilty are avoided now: plan anew at once."""
+
+
+class Repair:
+    def __init__(
+        self, client: Client, chain: Chain, *, lease: int, patience: float, tell: Callable[[Event], None]
+    ) -> None:
+        self._client = client
+        self._chain = chain
+        self._lease = lease
+        self._patience = patience
+        self._tell = tell
+        self._prev: dict[SessionId, PeerId] = {}  # whom each leg takes steps from
+        self._strikes = 0
+        self._busy = 0
+        self._stood: list[Mapping[RowId, int]] = []
+
+    def progress(self) -> None:
+        """An output came: all is forgiven."""
+        self._strikes = self._busy = 0
+
+    # --- what an event means ---
+
+    def diagnose(self, index: int, fault: Fault) -> Trouble:
+        """Whom a fault from the hop at `index` speaks against."""
+        leg = self._chain.legs[index]
+        before = self._chain.legs[index - 1] if index else None
+        said = f"peer {leg.peer} says: {fault.message}"
+        if fault.code is FaultCode.UNREACHABLE and fault.peer is not None:
+            self._client.unreachable.fail((leg.peer, fault.peer))
+            return Trouble(said)
+        if fault.code is FaultCode.LINK_LOST:
+            return Trouble(said)
+        if fault.code in (FaultCode.GAP, FaultCode.BAD_INPUT):
+            self._strikes += 1
+            if before is None:
+                return Trouble(said, drop=(leg.session,), ban=(leg.peer,))
+            if fault.code is FaultCode.BAD_INPUT or self._strikes > 1:
+                return Trouble(said, drop=(before.session,), ban=(before.peer,))
+            return Trouble(said)  # the first gap: something got lost, sending again mends it
+        ban = () if fault.code in (FaultCode.NO_OUTBOX, FaultCode.UNKNOWN_SESSION) else (leg.peer,)
+        return Trouble(said, drop=(leg.session,), ban=ban)
+
+    def other(self, index: int, message: Message) -> Trouble | None:
+        """A hop without room mid-session is asked again, then replaced; anything else out of place is ignored."""
+        leg = self._chain.legs[index]
+        if not isinstance(message, Busy):
+            return None
+        self._busy += 1
+        if self._busy >= BUSY_STEPS:
+            return Trouble(f"peer {leg.peer} has no room: {message.message}", drop=(leg.session,), ban=(leg.peer,))
+        return Trouble(f"peer {leg.peer} has no room: {message.message}", wait=message.retry_after)
+
+    async def stalled(self, waited: float, lengths: Mapping[RowId, int]) -> Trouble | None:
+        """Nothing came for `waited` seconds. None: somebody is still working on it."""
+        legs = self._chain.legs
+        living, queues = await self._chain.roll_call(legs, self._client.ping_seconds)
+        silent = [leg for leg in legs if leg.session not in {alive.session for alive in living}]
+        if silent:
+            names = ", ".join(leg.peer for leg in silent)
+            drop, ban = tuple(leg.session for leg in silent), tuple(leg.peer for leg in silent)
+            return Trouble(f"no answer from {names}", drop=drop, ban=ban)
+        stands = [leg.rows for leg in living]
+        moved, self._stood = stands != self._stood, stands
+        if moved:
+            return None
+        self._strikes += 1
+        if self._strikes == 1:
+            return Trouble(f"nothing moved for {waited:.1f} s; everything is sent again")
+        stuck = _first_behind(living, lengths)
+        if queues.get(stuck.session, 0) and self._strikes < PATIENT_STALLS:
+            return None
+        return Trouble(f"peer {stuck.peer} does not get on", drop=(stuck.session,), ban=(stuck.peer,))
+
+    # --- mending ---
+
+    async def mend(self, trouble: Trouble, goals: Mapping[RowId, RowGoal], forks: Sequence[Fork]) -> None:
+        """Make the chain whole. Raises MissingBlocks or Busy when patience runs out first."""
+        loop = asyncio.get_running_loop()
+        started, give_up = loop.time(), loop.time() + self._patience
+        had = self._chain.legs
+        self._note(trouble)
+        if trouble.wait:
+            await asyncio.sleep(min(trouble.wait, self._patience))
+        dead, busy = set(trouble.drop), False
+        while True:
+            try:
+                await self._attempt(dead, goals, forks)
+                break
+            except _TryAgain:
+                await asyncio.sleep(0)
+            except BusyError:
+                busy = True
+            except MissingBlocks as error:
+                wait = self._client.until_change() * (1 + random.random() / 2)
+                if loop.time() + wait > give_up:
+                    if busy:
+                        raise BusyError(f"every peer for blocks {_ranges(error.blocks)} is full", wait) from error
+                    raise
+                self._tell(Waiting(str(error), wait))
+                await self._client.change(wait)
+        kept = {leg.session for leg in self._chain.legs}
+        lost = tuple(leg.peer for leg in had if leg.session not in kept)
+        if not had or lost:
+            self._tell(ChainChanged(self._chain.hops, lost, loop.time() - started, trouble.reason))
+
+    def _note(self, trouble: Trouble) -> None:
+        for peer in trouble.ban:
+            self._client.backoff.fail(peer)
+            self._tell(PeerLost(peer, trouble.reason))
+
+    async def _attempt(self, dead: set[SessionId], goals: Mapping[RowId, RowGoal], forks: Sequence[Fork]) -> None:
+        living = await self._living(dead, forks)
+        legs = self._planned(living)
+        wirings = wire_up(legs, self._client.me, goals, self._client.unreachable.avoided())
+        known = {leg.session for leg in living}
+        fresh = [w for w in wirings if w.leg.session not in known]
+        kept = [w for w in wirings if w.leg.session in known]
+        try:
+            await self._open(fresh)
+            await self._introduce(kept, dead)
+        except BaseException:
+            self._chain.release(w.leg.session for w in fresh)
+            raise
+        self._chain.adopt(legs)
+        self._prev = {w.leg.session: w.prev for w in wirings}
+        for wiring in kept:
+            relink = Relink(
+                wiring.leg.session, None, True, wiring.next, wiring.resend, next_session=wiring.next_session
+            )
+            self._chain.post(wiring.leg, relink.pack())
+
+    async def _living(self, dead: set[SessionId], forks: Sequence[Fork]) -> list[Leg]:
+        """Who still answers, and where they stand. What cut or copied rows and may have been lost is said again."""
+        hopeful = [leg for leg in self._chain.legs if leg.session not in dead]
+        for leg in hopeful:
+            for fork in forks:
+                self._chain.post(leg, replace(fork, session=leg.session, onward=False).pack())
+        living, _ = await self._chain.roll_call(hopeful, self._client.ping_seconds)
+        for leg in hopeful:
+            if leg.session not in {alive.session for alive in living}:
+                dead.add(leg.session)
+                self._note(Trouble(f"no answer from peer {leg.peer}", ban=(leg.peer,)))
+        return living
+
+    def _planned(self, living: Sequence[Leg]) -> list[Leg]:
+        me = self._client.me.peer
+        parts = segments(self._chain.legs, {leg.session for leg in living})
+        standing = {leg.session: leg for leg in living}
+        legs: list[Leg] = []
+        for part in parts or [Hole(Span(0, self._client.model.num_blocks), None, None)]:
+            if isinstance(part, Leg):
+                legs.append(standing[part.session])
+            else:
+                hops = self._client.plan(part.blocks, source=part.prev or me, sink=part.next or me)
+                legs.extend(Leg(hop, new_session_id()) for hop in hops)
+        return legs
+
+    async def _open(self, wirings: Sequence[Wiring]) -> None:
+        """Open sessions on new hops, all at once. Raises _TryAgain or Busy when one can't."""
+        async with asyncio.TaskGroup() as group:
+            answers = [group.create_task(self._open_one(wiring)) for wiring in wirings]
+        problems = [problem for answer in answers if (problem := answer.result()) is not None]
+        for problem in problems:
+            if isinstance(problem, BusyError):
+                raise problem
+        if problems:
+            raise problems[0]
+
+    async def _open_one(self, wiring: Wiring) -> Exception | None:
+        leg, client = wiring.leg, self._client
+        frame = Open(
+            session=leg.session,
+            model=client.model.digest,
+            hop=leg.hop.span,
+            codec=client.codec,
+            prev=wiring.prev,
+            next=wiring.next,
+            lease=self._lease,
+            sent=wiring.sent,
+            next_session=wiring.next_session,
+        ).pack()
+        try:
+            answer = await self._chain.open(leg, await client.hops.to(leg.hop.contact), frame, client.open_seconds)
+        except Unreachable as error:
+            self._note(Trouble(str(error), ban=(leg.peer,)))
+            return _TryAgain()
+        if isinstance(answer, Ready):
+            return None
+        if isinstance(answer, Busy):
+            client.backoff.rest(leg.peer, answer.retry_after)
+            return BusyError(answer.message, answer.retry_after)
+        assert isinstance(answer, Fault)
+        self._note(Trouble(f"peer {leg.peer} refused a session: {answer.message}", ban=(leg.peer,)))
+        return _TryAgain()
+
+    async def _introduce(self, kept: Sequence[Wiring], dead: set[SessionId]) -> None:
+        """Tell hops whose previous hop is new whom to listen to, and see that they have heard it before it speaks."""
+        changed = [w.leg for w in kept if self._prev.get(w.leg.session) != w.prev]
+        for wiring in kept:
+            if wiring.leg in changed:
+                self._chain.post(wiring.leg, Relink(wiring.leg.session, prev=wiring.prev).pack())
+        heard, _ = await self._chain.roll_call(changed, self._client.ping_seconds)
+        silent = {leg.session for leg in changed} - {leg.session for leg in heard}
+        if silent:
+            dead |= silent
+            raise _TryAgain
+
+
+def _first_behind(legs: Sequence[Leg], lengths: Mapping[RowId, int]) -> Leg:
+    """The first leg that lacks tokens; the last one when all have everything, since then its answer is missing."""
+    for leg in legs:
+        if any(leg.rows.get(row, 0) < length for row, length in lengths.items()):
+            return leg
+    return legs[-1]
+
+
+def _ranges(blocks: Sequence[int]) -> str:
+    return f"{min(blocks)}:{max(blocks) + 1}" if blocks else "of the model"

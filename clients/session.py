@@ -1,0 +1,215 @@
+"""A session: some rows along one chain, kept alive whatever happens to the peers.
+
+The session knows positions, token ids and which outputs it still waits for; hops know everything else. When something
+goes wrong it does not reason about what was lost: it asks who lives and where every row stands, fills the holes, and
+has everybody send on from there (`clients.repair`). Steps are idempotent, so that is always safe.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from clients.chain import Chain, Trouble
+from clients.client import Client
+from clients.events import Event, Observer
+from clients.events import Step as StepDone
+from clients.history import Embed, History
+from clients.pending import Pending, Wanted
+from clients.repair import Repair
+from fault.mend import RowGoal
+from swarm.codecs import encode
+from swarm.errors import HopError, UsageError, WireError
+from swarm.ids import RowId
+from swarm.messages import Fault, FaultCode, Fork, ForkEntry, Message, Out, Step, StepRow
+
+__all__ = ["RowChunk", "Session"]
+
+FRAME_BYTES = 2 << 20  # of tensor in one frame: long prompts travel in several, so that hops overlap
+
+
+@dataclass(frozen=True, slots=True)
+class RowChunk:
+    """The next `n` tokens of `row`; outputs of the last `want` of them are wanted. `tokens` [n] int64, or None when
+    what comes beside it are raw embeddings that no token could give back."""
+
+    row: RowId
+    n: int
+    want: int
+    tokens: Tensor | None
+
+
+class Session:
+    """Begun with `Session(client, …)` and `open()`. One step at a time; all methods run on the client's event loop."""
+
+    def __init__(self, client: Client, *, embed: Embed, lease: int, patience: float, observer: Observer | None) -> None:
+        self._client = client
+        self._observer = observer
+        self._history = History(embed)
+        self._lengths: dict[RowId, int] = {}
+        self._pending = Pending({}, client.hidden_size, torch.float32)
+        self._unconfirmed: list[Fork] = []
+        self._next_row = 0
+        self._turn = asyncio.Lock()
+        self.chain = Chain()
+        self._repair = Repair(client, self.chain, lease=lease, patience=patience, tell=self._tell)
+
+    # --- what a model does with a session ---
+
+    def new_row(self) -> RowId:
+        """An id for a row that begins with the next step that names it."""
+        self._next_row += 1
+        return RowId(self._next_row)
+
+    @property
+    def positions(self) -> Mapping[RowId, int]:
+        """Tokens of every row, those of the step under way included."""
+        return dict(self._lengths)
+
+    async def open(self) -> None:
+        """Find a chain and open it. Raises MissingBlocks or Busy when patience runs out."""
+        async with self._turn:
+            await self._mend(Trouble("the session begins"))
+
+    async def step(self, rows: Sequence[RowChunk], hidden: Tensor) -> Tensor:
+        """Compute `hidden` [sum n, hidden] through all blocks; returns [sum want, hidden], rows in the given order."""
+        async with self._turn:
+            started = asyncio.get_running_loop().time()
+            entries = self._take_in(rows, hidden)
+            wanted = {e.row: Wanted(e.want, e.at + e.n) for e in entries if e.want < e.at + e.n}
+            self._pending = Pending(wanted, self._client.hidden_size, hidden.dtype)
+            self._send(entries, hidden)
+            await self._collect(sum(e.n for e in entries), len(entries))
+            if wanted:
+                self._unconfirmed.clear()  # outputs came back, so every hop has passed these on
+            seconds = asyncio.get_running_loop().time() - started
+            self._tell(StepDone(seconds, sum(e.n for e in entries), self.chain.trace))
+            return self._pending.result()
+
+    async def fork(self, forks: Sequence[tuple[RowId, int]]) -> list[RowId]:
+        """Row i of the result is the first `at` tokens of `src`, for each (src, at); rows that are not among the
+        results are dropped. A row that goes on whole keeps its id."""
+        async with self._turn:
+            used: Counter[RowId] = Counter()
+            entries, result = [], []
+            for src, at in forks:
+                if at > self._lengths[src]:
+                    raise UsageError(f"row {src} has {self._lengths[src]} tokens, it can't be forked at {at}")
+                used[src] += 1
+                whole = at == self._lengths[src] and used[src] == 1
+                dst = src if whole else self.new_row()
+                result.append(dst)
+                if not whole:
+                    entries.append(ForkEntry(src, at, dst))
+            self._apply(entries, set(result))
+            return result
+
+    async def close(self) -> None:
+        """Free everything on every hop; safe to repeat."""
+        self.chain.close()
+
+    # --- inside ---
+
+    def _tell(self, event: Event) -> None:
+        if self._observer is not None:
+            self._observer(event)
+
+    def _apply(self, entries: Sequence[ForkEntry], kept: set[RowId]) -> None:
+        for entry in entries:
+            self._history.fork(entry.src, entry.at, entry.dst)
+            self._lengths[entry.dst] = entry.at
+        drop = tuple(row for row in self._lengths if row not in kept)
+        if not (entries or drop):
+            return
+        self._history.keep(kept)
+        self._lengths = {row: at for row, at in self._lengths.items() if row in kept}
+        first = self.chain.legs[0]
+        fork = Fork(first.session, tuple(entries), drop)
+        self._unconfirmed.append(fork)
+        self.chain.post(first, fork.pack())
+
+    def _take_in(self, rows: Sequence[RowChunk], hidden: Tensor) -> list[StepRow]:
+        entries, offset = [], 0
+        for chunk in rows:
+            at = self._lengths.get(chunk.row, 0)
+            data = chunk.tokens if chunk.tokens is not None else hidden[offset : offset + chunk.n]
+            self._history.append(chunk.row, data)
+            self._lengths[chunk.row] = at + chunk.n
+            entries.append(StepRow(chunk.row, at, chunk.n, at + chunk.n - chunk.want))
+            offset += chunk.n
+        if offset != hidden.shape[0]:
+            raise UsageError(f"{hidden.shape[0]} hidden states were given for rows of {offset} tokens")
+        return entries
+
+    def _send(self, entries: Sequence[StepRow], hidden: Tensor) -> None:
+        """Post steps to the first hop, none larger than FRAME_BYTES where rows can be cut."""
+        budget = max(1, FRAME_BYTES // (hidden.shape[1] * hidden.element_size()))
+        batch: list[StepRow] = []
+        begin = offset = 0
+        for entry in entries:
+            for at in range(entry.at, entry.at + entry.n, budget):
+                n = min(budget, entry.at + entry.n - at)
+                full = offset - begin + n > budget
+                if batch and (full or batch[-1].row == entry.row):
+                    self._post_step(batch, hidden[begin:offset])
+                    batch, begin = [], offset
+                batch.append(StepRow(entry.row, at, n, entry.want))
+                offset += n
+        self._post_step(batch, hidden[begin:offset])
+
+    def _post_step(self, rows: Sequence[StepRow], hidden: Tensor) -> None:
+        first, codec = self.chain.legs[0], self._client.codec
+        self.chain.post(first, Step(first.session, tuple(rows), codec, encode(hidden, codec)).pack())
+
+    async def _collect(self, tokens: int, rows: int) -> None:
+        """Wait until the step's outputs are here, mending whatever breaks."""
+        while not self._pending.done:
+            limit = self._client.time_limit(self.chain.hops, tokens=tokens, rows=rows)
+            try:
+                async with asyncio.timeout(limit):
+                    trouble = self._heed(await self.chain.next_event())
+            except TimeoutError:
+                trouble = await self._repair.stalled(limit, self._lengths)
+            if trouble is not None:
+                await self._mend(trouble)
+
+    def _heed(self, event: tuple[int, Message | Trouble]) -> Trouble | None:
+        """What an event means; None when all is well."""
+        index, message = event
+        if isinstance(message, Trouble):
+            return message
+        leg = self.chain.legs[index]
+        last = index == len(self.chain.legs) - 1
+        if isinstance(message, Out) and last:
+            try:
+                if self._pending.take(message):
+                    self._repair.progress()
+                    self.chain.trace = message.trace
+            except WireError as error:
+                return Trouble(f"peer {leg.peer} answered wrongly: {error}", drop=(leg.session,), ban=(leg.peer,))
+            return None
+        if isinstance(message, Step | Fork) and not last:
+            after = self.chain.legs[index + 1]
+            self.chain.post(after, replace(message, session=after.session).pack())  # star: we carry it on
+            return None
+        if isinstance(message, Fault):
+            if message.code is FaultCode.REFUSED:
+                raise HopError(message.code, f"peer {leg.peer} refused: {message.message}")
+            return self._repair.diagnose(index, message)
+        return self._repair.other(index, message)
+
+    async def _mend(self, trouble: Trouble) -> None:
+        goals = {
+            row: RowGoal(length, want if (want := self._pending.want(row)) is not None else length)
+            for row, length in self._lengths.items()
+        }
+        await self._repair.mend(trouble, goals, self._unconfirmed)
+        standing = self.chain.legs[0].rows
+        for row, goal in goals.items():
+            start = min(standing.get(row, 0), goal.length)
+            if start < goal.length:
+                hidden = self._history.hidden(row, start, goal.length)
+                self._send([StepRow(row, start, goal.length - start, goal.want)], hidden)

@@ -1,0 +1,54 @@
+"""Peers (or links between two of them) that failed are left alone for a while, longer each time, and forgiven."""
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+__all__ = ["Backoff"]
+
+K = TypeVar("K", bound=Hashable)
+
+
+@dataclass(frozen=True, slots=True)
+class _Failures:
+    count: int
+    until: float
+
+
+class Backoff(Generic[K]):
+    """Whom to avoid, and until when. One failure costs `base` seconds, each further one in a row doubles it up to
+    `ceiling`; a success, or `ceiling` seconds of quiet after the time has passed, forgives everything."""
+
+    def __init__(self, clock: Callable[[], float], *, base: float = 2.0, ceiling: float = 120.0) -> None:
+        self._clock = clock
+        self._base = base
+        self._ceiling = ceiling
+        self._failed: dict[K, _Failures] = {}
+
+    def fail(self, peer: K) -> None:
+        now = self._clock()
+        known = self._failed.get(peer)
+        count = known.count + 1 if known and now < known.until + self._ceiling else 1
+        wait = min(self._ceiling, self._base * 2.0 ** min(count - 1, 30))
+        self._failed[peer] = _Failures(count, now + wait)
+
+    def rest(self, peer: K, seconds: float) -> None:
+        """Leave a peer alone that asked for it; this counts as no failure."""
+        known = self._failed.get(peer)
+        until = self._clock() + min(seconds, self._ceiling)
+        self._failed[peer] = _Failures(known.count if known else 0, max(until, known.until if known else until))
+
+    def forgive(self, peer: K) -> None:
+        self._failed.pop(peer, None)
+
+    def avoided(self) -> frozenset[K]:
+        """The peers to leave alone now."""
+        now = self._clock()
+        self._failed = {peer: f for peer, f in self._failed.items() if now < f.until + self._ceiling}
+        return frozenset(peer for peer, failures in self._failed.items() if now < failures.until)
+
+    def next_release(self) -> float | None:
+        """Seconds until the first avoided peer may be asked again; None when nobody is avoided."""
+        now = self._clock()
+        waits = [failures.until - now for failures in self._failed.values() if now < failures.until]
+        return min(waits, default=None)

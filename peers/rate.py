@@ -1,0 +1,24 @@
+"""Token buckets: a peer that sends faster than it may is simply read more slowly."""
+
+import asyncio
+from collections.abc import Callable
+
+__all__ = ["Bucket"]
+
+
+class Bucket:
+    """`rate` units a second, `burst` units at once. Taking more than is there waits; nothing is refused."""
+
+    def __init__(self, rate: float, burst: float, clock: Callable[[], float]) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._clock = clock
+        self._level = burst
+        self._at = clock()
+
+    async def take(self, units: float) -> None:
+        now = self._clock()
+        self._level = min(self._burst, self._level + (now - self._at) * self._rate) - units
+        self._at = now
+        if self._level < 0:
+            await asyncio.sleep(-self._level / self._rate)
