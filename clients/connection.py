@@ -26,7 +26,7 @@ CLOSE_SECONDS = 10.0
 
 async def join(stack: AsyncExitStack, initial_peers: Sequence[str]) -> tuple[Libp2pHost, KademliaDirectory]:
     """Enter a swarm as a client under an identity of the moment; `stack` leaves it. Raises NetworkError."""
-    identity = stack.enter_context(Identity.ephemeral())
+    identity = Identity.ephemeral()
     host = await Libp2pHost.start(identity, initial_peers=initial_peers)
     stack.push_async_callback(host.close)
     directory = await KademliaDirectory.start(host, identity, initial_peers, client_mode=True, new_swarm=False)
@@ -37,8 +37,17 @@ async def join(stack: AsyncExitStack, initial_peers: Sequence[str]) -> tuple[Lib
 class Connection:
     """Safe to use from many threads. `close` is idempotent; after it every call raises NetworkError."""
 
-    def __init__(self, enter: Callable[[AsyncExitStack], Coroutine[Any, Any, Client]]) -> None:
-        """`enter` joins a swarm on this connection's loop and leaves behind on the stack how to leave it again."""
+    def __init__(
+        self,
+        enter: Callable[[AsyncExitStack], Coroutine[Any, Any, Client]],
+        *,
+        patience: float = 30.0,
+        observer: Observer | None = None,
+    ) -> None:
+        """`enter` joins a swarm on this connection's loop and leaves behind on the stack how to leave it again.
+        Sessions wait `patience` seconds for peers; `observer` is told what happens to them, on the loop's thread."""
+        self._patience = patience
+        self._observer = observer
         self._loop = new_event_loop()
         self._stack = AsyncExitStack()
         self._lock = threading.Lock()
@@ -52,7 +61,15 @@ class Connection:
             raise
 
     @classmethod
-    def open(cls, checkpoint: Checkpoint, *, initial_peers: Sequence[str], codec: str = "fp32") -> Self:
+    def open(
+        cls,
+        checkpoint: Checkpoint,
+        *,
+        initial_peers: Sequence[str],
+        codec: str = "fp32",
+        patience: float = 30.0,
+        observer: Observer | None = None,
+    ) -> Self:
         """Join the swarm that `initial_peers` (multiaddresses) belong to. Raises NetworkError when none answers."""
         model = Model(checkpoint.name, checkpoint.digest, checkpoint.num_blocks, checkpoint.hidden_size)
 
@@ -60,7 +77,7 @@ class Connection:
             host, directory = await join(stack, initial_peers)
             return await stack.enter_async_context(Client(host.transport, directory, model, codec=codec))
 
-        return cls(enter)
+        return cls(enter, patience=patience, observer=observer)
 
     async def _enter(self, enter: Callable[[AsyncExitStack], Coroutine[Any, Any, Client]]) -> Client:
         return await enter(self._stack)
@@ -81,11 +98,11 @@ class Connection:
             raise NetworkError("this connection to the swarm is closed")
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
-    async def session(
-        self, *, embed: Embed, lease_tokens: int, patience: float = 30.0, observer: Observer | None = None
-    ) -> Session:
-        """An open session. `lease_tokens`: over all rows. Raises MissingBlocks or Busy after `patience` seconds."""
-        session = Session(self.client, embed=embed, lease=lease_tokens, patience=patience, observer=observer)
+    async def session(self, *, embed: Embed, lease_tokens: int) -> Session:
+        """An open session. `lease_tokens`: over all rows. Raises MissingBlocks or Busy when patience runs out."""
+        session = Session(
+            self.client, embed=embed, lease=lease_tokens, patience=self._patience, observer=self._observer
+        )
         try:
             await session.open()
         except BaseException:

@@ -1,0 +1,55 @@
+from fault.backoff import Backoff
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_failures_in_a_row_cost_twice_as_long_each() -> None:
+    clock = Clock()
+    backoff: Backoff[str] = Backoff(clock, base=2.0, ceiling=100.0)
+    for wait in (2.0, 4.0, 8.0):
+        backoff.fail("alice")
+        assert backoff.next_release() == wait
+        clock.now += wait
+        assert backoff.avoided() == frozenset()
+
+
+def test_the_wait_is_bounded() -> None:
+    backoff: Backoff[str] = Backoff(Clock(), base=2.0, ceiling=60.0)
+    for _ in range(2000):
+        backoff.fail("alice")
+    assert backoff.next_release() == 60.0
+
+
+def test_a_success_forgives() -> None:
+    backoff: Backoff[str] = Backoff(Clock())
+    backoff.fail("alice")
+    backoff.fail("bob")
+    backoff.forgive("alice")
+    assert backoff.avoided() == {"bob"}
+
+
+def test_quiet_forgives() -> None:
+    clock = Clock()
+    backoff: Backoff[str] = Backoff(clock, base=2.0, ceiling=10.0)
+    backoff.fail("alice")
+    backoff.fail("alice")
+    clock.now += 15.0
+    backoff.fail("alice")
+    assert backoff.next_release() == 2.0
+
+
+def test_resting_is_no_failure() -> None:
+    clock = Clock()
+    backoff: Backoff[str] = Backoff(clock, base=2.0)
+    backoff.rest("alice", 5.0)
+    assert backoff.avoided() == {"alice"}
+    clock.now += 5.0
+    assert backoff.avoided() == frozenset()
+    backoff.fail("alice")
+    assert backoff.next_release() == 2.0
