@@ -1,0 +1,80 @@
+"""What a serving peer says when it begins to serve: the one line for programs, the block of text for people."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from swarm.ids import PeerId, Span
+
+__all__ = ["Ready", "join_command", "run_command"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """`joinable`: the addresses that the join line names, those worth trying from elsewhere first."""
+
+    peer_id: PeerId
+    addresses: tuple[str, ...]
+    model: str
+    blocks: Span
+    num_blocks: int
+    reason: str
+    precision: str
+    device: str
+    kv_tokens: int
+    throughput: float  # decode rows per second through the span
+
+    @property
+    def join(self) -> str:
+        return join_command(self.model, self.addresses)
+
+    def event(self) -> dict[str, Any]:
+        """The fields of the JSON line `{"event": "ready", …}`."""
+        return {
+            "peer_id": self.peer_id,
+            "addresses": list(self.addresses),
+            "model": self.model,
+            "blocks": [self.blocks.start, self.blocks.end],
+            "num_blocks": self.num_blocks,
+            "reason": self.reason,
+            "precision": self.precision,
+            "device": self.device,
+            "kv_tokens": self.kv_tokens,
+            "throughput": round(self.throughput, 2),
+            "join": self.join,
+        }
+
+    def text(self) -> str:
+        addresses = [f"  {'addresses' if n == 0 else '':<11}{address}" for n, address in enumerate(self.addresses)]
+        share = "all" if len(self.blocks) == self.num_blocks else f"{len(self.blocks)} of {self.num_blocks}"
+        lines = [
+            f"Serving {self.model}",
+            "",
+            f"  {'peer':<11}{self.peer_id}",
+            f"  {'blocks':<11}{self.blocks} ({share}): {self.reason}",
+            f"  {'compute':<11}{self.precision} on {self.device}, {self.throughput:.1f} tokens/s through these blocks",
+            f"  {'KV cache':<11}{self.kv_tokens} tokens",
+            *addresses,
+            "",
+            "Join with another machine:",
+            f"  {self.join}",
+            "Ask the swarm something:",
+            f"  {run_command(self.model, self.addresses)}",
+            "",
+        ]
+        return "\n".join(lines)
+
+
+def join_command(model: str, addresses: Sequence[str]) -> str:
+    return f"swarm-serve {shlex.quote(model)} --initial-peers {_for_elsewhere(addresses)}"
+
+
+def run_command(model: str, addresses: Sequence[str]) -> str:
+    return f'swarm run {shlex.quote(model)} "Hi there" --initial-peers {_for_elsewhere(addresses)}'
+
+
+def _for_elsewhere(addresses: Sequence[str]) -> str:
+    """The address to paste: the first that is not loopback, which would reach nobody from another machine."""
+    outside = [address for address in addresses if "/127.0.0.1/" not in address and "/::1/" not in address]
+    return next(iter(outside or addresses), "")

@@ -1,0 +1,89 @@
+"""What a volunteer asks for: the options of `swarm serve`, checked."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from swarm.errors import UsageError
+from swarm.ids import Span
+
+__all__ = ["DEVICES", "PRECISIONS", "ServeSettings", "parse_peers", "parse_precision"]
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+_LONG_NAMES = {"float32": "fp32", "float": "fp32", "bfloat16": "bf16", "float16": "fp16", "half": "fp16"}
+DEVICES = "auto, cpu, cuda, cuda:N or mps"
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
+_ADDRESS = re.compile(r"(/[^/\s]+)+/p2p/[1-9A-HJ-NP-Za-km-z]{40,64}")
+_HIGHEST_PORT = 65535
+_LONGEST_NAME = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeSettings:
+    """The options of one serving peer. Raises UsageError where they don't go together; None means "you choose"."""
+
+    model: str
+    initial_peers: tuple[str, ...] = ()
+    new_swarm: bool = False
+    blocks: Span | None = None
+    num_blocks: int | None = None
+    host: str = "0.0.0.0"
+    port: int | None = None
+    announce: tuple[str, ...] = ()
+    device: str = "auto"
+    precision: str = "auto"
+    threads: int | None = None
+    kv_tokens: int | None = None
+    identity: Path | None = None
+    data: Path  # where identities are kept when `identity` names none
+    cache: Path | None = None
+    revision: str | None = None
+    public_name: str = ""
+
+    def __post_init__(self) -> None:
+        if self.new_swarm and self.initial_peers:
+            raise UsageError("--new-swarm begins a swarm and --initial-peers joins one: give only one of them")
+        if not (self.new_swarm or self.initial_peers):
+            raise UsageError(
+                "which swarm? Join one with --initial-peers and the address of a peer in it, "
+                "or begin your own with --new-swarm"
+            )
+        if self.blocks is not None and self.num_blocks is not None:
+            raise UsageError("--blocks says which blocks and --num-blocks how many: give only one of them")
+        _check_range("--num-blocks", self.num_blocks, 1)
+        _check_range("--port", self.port, 0, _HIGHEST_PORT)
+        _check_range("--threads", self.threads, 1)
+        _check_range("--kv-cache-tokens", self.kv_tokens, 1)
+        if self.precision not in PRECISIONS:
+            raise UsageError(f"--dtype is one of {', '.join(PRECISIONS)}, not '{self.precision}'")
+        if not _DEVICE.fullmatch(self.device):
+            raise UsageError(f"--device is {DEVICES}, not '{self.device}'")
+        if len(self.public_name) > _LONGEST_NAME:
+            raise UsageError(f"--public-name has at most {_LONGEST_NAME} characters")
+
+
+def parse_peers(texts: Iterable[str]) -> tuple[str, ...]:
+    """Addresses from options that may each hold several, parted by commas or blanks. Raises UsageError."""
+    addresses = tuple(address for text in texts for address in text.replace(",", " ").split())
+    for address in addresses:
+        if not _ADDRESS.fullmatch(address):
+            raise UsageError(
+                f"'{address[:120]}' is no peer's address; one looks like /ip4/203.0.113.7/tcp/31330/p2p/12D3KooW… "
+                "and every serving peer prints its own"
+            )
+    return tuple(dict.fromkeys(addresses))
+
+
+def parse_precision(text: str) -> str:
+    """`fp32` for `float32`, and so on; unknown names stay as they are, for ServeSettings to refuse."""
+    name = text.strip().lower().removeprefix("torch.")
+    return _LONG_NAMES.get(name, name)
+
+
+def _check_range(option: str, value: int | None, low: int, high: int | None = None) -> None:
+    if value is None:
+        return
+    if value < low or (high is not None and value > high):
+        limits = f"at least {low}" if high is None else f"between {low} and {high}"
+        raise UsageError(f"{option} is a whole number of {limits}, not {value}")

@@ -1,0 +1,42 @@
+import json
+
+from peers.ready import Ready
+from swarm.ids import PeerId, Span
+
+LOCAL = "/ip4/127.0.0.1/tcp/31330/p2p/12D3KooWabc"
+LAN = "/ip4/192.168.1.4/tcp/31330/p2p/12D3KooWabc"
+
+
+def ready(*addresses: str) -> Ready:
+    return Ready(
+        peer_id=PeerId("12D3KooWabc"),
+        addresses=addresses,
+        model="my model",
+        blocks=Span(0, 15),
+        num_blocks=30,
+        reason="no live peer holds them",
+        precision="fp32",
+        device="2 cores",
+        kv_tokens=4096,
+        throughput=33.333,
+    )
+
+
+def test_join_line_names_an_address_that_other_machines_can_reach() -> None:
+    assert ready(LOCAL, LAN).join == f"swarm-serve 'my model' --initial-peers {LAN}"
+
+
+def test_join_line_of_a_loopback_peer_names_its_only_address() -> None:
+    assert ready(LOCAL).join.endswith(LOCAL)
+
+
+def test_event_is_json_with_the_promised_fields() -> None:
+    event = json.loads(json.dumps(ready(LOCAL).event()))
+    assert event["blocks"] == [0, 15]
+    assert {"peer_id", "addresses", "model", "blocks", "reason", "join"} <= event.keys()
+
+
+def test_text_says_what_is_held_and_why_and_how_to_join() -> None:
+    text = ready(LOCAL, LAN).text()
+    for part in ("0:15 (15 of 30)", "no live peer holds them", LOCAL, LAN, "swarm-serve", "swarm run", "4096 tokens"):
+        assert part in text

@@ -1,0 +1,59 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peers.settings import ServeSettings, parse_peers, parse_precision
+from swarm.errors import UsageError
+from swarm.ids import Span
+
+PEER = "/ip4/127.0.0.1/tcp/31330/p2p/12D3KooWGRUVh8ZDB8nTBCPNmKrVoGUrqVuRVuMcHkBPWKmd6yZi"
+
+
+def settings(**options: Any) -> ServeSettings:
+    return ServeSettings(model="tiny", data=Path("data"), **options)
+
+
+def test_swarm_must_be_joined_or_begun() -> None:
+    with pytest.raises(UsageError, match=r"--initial-peers.*--new-swarm"):
+        settings()
+
+
+def test_swarm_is_not_both_joined_and_begun() -> None:
+    with pytest.raises(UsageError, match="only one"):
+        settings(new_swarm=True, initial_peers=(PEER,))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"blocks": Span(0, 2), "num_blocks": 2}, "only one"),
+        ({"num_blocks": 0}, "--num-blocks .* at least 1"),
+        ({"port": 65536}, "--port .* between 0 and 65535"),
+        ({"threads": 0}, "--threads"),
+        ({"kv_tokens": 0}, "--kv-cache-tokens"),
+        ({"precision": "fp17"}, "--dtype is one of"),
+        ({"device": "tpu"}, "--device is"),
+        ({"public_name": "x" * 65}, "--public-name"),
+    ],
+)
+def test_wrong_options_are_refused_by_name(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        settings(new_swarm=True, **options)
+
+
+def test_peers_may_be_given_once_or_often_with_commas_or_blanks() -> None:
+    other = PEER.replace("31330", "31331")
+    assert parse_peers([f"{PEER},{other}", other]) == (PEER, other)
+    assert parse_peers([f"{PEER} {other}"]) == (PEER, other)
+
+
+@pytest.mark.parametrize("text", ["localhost:31330", "/ip4/127.0.0.1/tcp/31330", "12D3KooW", "/p2p/12D3KooW"])
+def test_what_is_no_address_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(UsageError, match="no peer's address"):
+        parse_peers([text])
+
+
+@pytest.mark.parametrize(("text", "name"), [("float32", "fp32"), ("torch.bfloat16", "bf16"), ("BF16", "bf16")])
+def test_precisions_go_by_their_long_names_too(text: str, name: str) -> None:
+    assert parse_precision(text) == name
