@@ -1,0 +1,101 @@
+"""Gates in front of a model's layers: which of them run, what goes into the first, and what the last gave.
+
+The layers stay where and what they are; only their `forward` is put behind a gate. So the library's own model code runs
+around them, and a hop that uses a part of a span runs just that part.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from peers.attention import BATCH, PagedBatch
+from swarm.errors import ModelError
+
+__all__ = ["Gates", "find_layers"]
+
+# What a layer may be given besides hidden states: all of it follows from positions alone, so every peer can make it.
+KNOWN_INPUTS = frozenset({"attention_mask", "position_embeddings", "position_ids"})
+
+
+class Gates:
+    """The layers of one model behind gates. Outside of `open` the model can't run."""
+
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        self._in_tuples = False  # whether layers return a tuple that begins with the hidden states
+        self._layers = slice(0, 0)
+        self._batch: PagedBatch | None = None
+        self._states: Tensor | None = None
+        for index, layer in enumerate(layers):
+            # nn.Module calls `self.forward`; an attribute of the instance comes before the method of its class.
+            layer.forward = self._gate(index, layer.forward)
+
+    @contextmanager
+    def open(self, layers: slice, states: Tensor, batch: PagedBatch) -> Iterator[None]:
+        """Within, a run of the model takes `states` `[1, T, hidden]` through `layers`; `output` has the result then."""
+        self._layers, self._states, self._batch = layers, states, batch
+        try:
+            yield
+        finally:
+            self._states = self._batch = None
+
+    @property
+    def output(self) -> Tensor:
+        """What the last of the open layers returned, `[1, T, hidden]`."""
+        if self._states is None:
+            raise ModelError("no layer has run")
+        return self._states
+
+    def _gate(self, index: int, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def gated(*args: Any, **kwargs: Any) -> Any:
+            batch = self._batch
+            if batch is None:
+                raise ModelError("the layers of a span run only in its own steps")
+            if not self._layers.start <= index < self._layers.stop:
+                states = args[0] if args else kwargs["hidden_states"]
+                return (states,) if self._in_tuples else states
+            if batch.learn:
+                _check_inputs(forward, args, kwargs)
+            batch.layer = index
+            if args:
+                args = (self._states, *args[1:])
+            else:
+                kwargs["hidden_states"] = self._states
+            kwargs[BATCH] = batch
+            result = forward(*args, **kwargs)
+            self._in_tuples = isinstance(result, tuple)
+            self._states = result[0] if self._in_tuples else result
+            return result
+
+        return gated
+
+
+def find_layers(model: nn.Module, count: int) -> Sequence[nn.Module]:
+    """The decoder layers of a base model: its outermost list of `count` modules. Raises ModelError."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == count]
+    if not lists:
+        raise ModelError(f"{type(model).__name__} has no list of {count} layers, so it can't run in a swarm")
+    return list(lists[0])
+
+
+def _check_inputs(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raises ModelError when a layer is given tensors that another peer could not make from positions alone."""
+    bound = inspect.signature(forward).bind(*args, **kwargs)
+    inputs = dict(bound.arguments)
+    for parameter in bound.signature.parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            inputs.update(inputs.pop(parameter.name, {}))
+    for name, value in list(inputs.items())[1 if args else 0 :]:
+        if name not in KNOWN_INPUTS and name != "hidden_states" and _has_tensors(value):
+            raise ModelError(f"its blocks need '{name}' besides hidden states")
+
+
+def _has_tensors(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(_has_tensors(entry) for entry in value.values())
+    if isinstance(value, list | tuple):
+        return any(_has_tensors(entry) for entry in value)
+    return isinstance(value, torch.Tensor)

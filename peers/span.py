@@ -1,0 +1,149 @@
+"""A span of blocks that computes: the library's own layers over paged keys and values.
+
+The library's base model runs with its own rotary embeddings and per-layer types, its layers narrowed to the blocks of
+the span. Gates (`peers.gates`) let through only the blocks of the hop at hand, and give the first of them the hidden
+states that came in, whatever the model did to its input before: embedding scales and learned positions are the client's.
+No code here knows a model family; `probe` finds out whether one can work.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Self
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from peers.attention import PAGED, PROBED, PagedBatch
+from peers.gates import Gates, find_layers
+from peers.kv import KVCache
+from peers.pages import PagePool, PageTable, RowSlice
+from peers.rotary import TurningRotary
+from swarm.errors import ModelError, UsageError
+from swarm.ids import Span
+
+if TYPE_CHECKING:
+    from swarm.checkpoint import Checkpoint
+
+__all__ = ["BlockSpan", "RowSlice"]
+
+PROBE_TOKENS = 3
+PROBE_TOLERANCE = 1e-3  # relative to what the blocks add to their input, besides rounding
+ROUNDINGS = 4  # how many units in the last place a layer may differ between two ways to batch it
+
+
+class BlockSpan:
+    """Blocks `blocks` of one model, with the pages of all rows that run through them.
+
+    One thread runs one step at a time.
+    """
+
+    def __init__(self, model: PreTrainedModel, blocks: Span, *, kv_tokens: int, page_size: int = 16) -> None:
+        """`model`: a base model with exactly these layers. Raises ModelError when it can't run in a swarm."""
+        self.blocks = blocks
+        self.model = model
+        model.requires_grad_(False).train(False)
+        self.hidden_size: int = model.config.get_text_config().hidden_size
+        self.dtype: torch.dtype = model.dtype
+        self.device: torch.device = model.device
+        self.pool = PagePool(-(-kv_tokens // page_size), page_size)
+        self.cache = KVCache(len(blocks), self.pool, dtype=self.dtype, device=self.device)
+        self._windows: list[int | None] = [None] * len(blocks)
+        self._gates = Gates(find_layers(model, len(blocks)))
+        self._rotary = TurningRotary(model)
+        self.probe()
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: "Checkpoint",
+        blocks: Span,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        kv_tokens: int,
+        page_size: int = 16,
+    ) -> Self:
+        """Loads the blocks' weights and checks that they compute what they should. Raises ModelError."""
+        from swarm.checkpoint import load_span
+
+        model = load_span(checkpoint, blocks, dtype=dtype, device=device, attn_implementation=PAGED)
+        return cls(model, blocks, kv_tokens=kv_tokens, page_size=page_size)
+
+    def part(self, hop: Span) -> slice:
+        """The layers of this span that a hop uses, for `forward`. Raises UsageError when it is not within the span."""
+        if hop not in self.blocks:
+            raise UsageError(f"blocks {hop} are not within {self.blocks}")
+        return slice(hop.start - self.blocks.start, hop.end - self.blocks.start)
+
+    @torch.inference_mode()
+    def forward(self, hidden: Tensor, rows: Sequence[RowSlice], layers: slice | None = None) -> Tensor:
+        """Runs `layers` (of this span, counted from 0; default all) over the packed new tokens of `rows`.
+
+        `hidden` `[T, hidden size]`: the rows' tokens in the order of `rows`, in any dtype and on any device. Returns
+        the same shape in the span's dtype and on its device. Keys and values are written for these layers alone.
+        """
+        layers = layers or slice(0, len(self.blocks))
+        batches = [PagedBatch(self.cache, packed, self._windows) for packed in self._rotary.split(rows)]
+        parts = torch.split(hidden, [batch.tokens for batch in batches])
+        outputs = [self._run(part, batch, layers) for part, batch in zip(parts, batches, strict=True)]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def copy_pages(self, copies: Sequence[tuple[int, int]]) -> None:
+        """Carries out what `PageTable.fork` or `crop` asked for."""
+        for source, target in copies:
+            self.cache.copy_page(source, target)
+
+    def _run(self, hidden: Tensor, batch: PagedBatch, layers: slice) -> Tensor:
+        if hidden.shape != (batch.tokens, self.hidden_size):
+            raise ValueError(f"{batch.tokens} tokens of width {self.hidden_size} don't have shape {list(hidden.shape)}")
+        self._rotary.reset()
+        states = hidden.to(device=self.device, dtype=self.dtype)[None]
+        with self._gates.open(layers, states, batch):
+            self.model(inputs_embeds=states, position_ids=batch.positions[None], use_cache=False)
+            return self._gates.output[0]
+
+    @torch.inference_mode()
+    def probe(self) -> None:
+        """Learns each layer's window, and checks that a few tokens give the same at once, one by one, and packed.
+
+        Raises ModelError, naming the family and the reason, when they do not.
+        """
+        family = self.model.config.model_type
+        tables = [PageTable(self.pool) for _ in range(3)]
+        try:
+            self._probe(*tables)
+        except ModelError as error:
+            raise ModelError(f"{family} can't run in a swarm: {error}") from error
+        finally:
+            self.model.set_attn_implementation(PAGED)
+            for table in tables:
+                table.release()
+
+    def _probe(self, whole: PageTable, first: PageTable, second: PageTable) -> None:
+        generator = torch.Generator().manual_seed(0)
+        tokens = torch.randn(PROBE_TOKENS, self.hidden_size, generator=generator).to(self.device, self.dtype)
+        everything = slice(0, len(self.blocks))
+        self.model.set_attn_implementation(PROBED)
+        batch = PagedBatch(self.cache, [_new(whole, PROBE_TOKENS)], self._windows, learn=True)
+        expected = self._run(tokens, batch, everything)
+        if any(calls != 1 for calls in batch.calls):
+            raise ModelError("its blocks keep state outside attention, or attend in a way that can't be paged")
+        self.model.set_attn_implementation(PAGED)
+        steps = [([_new(first, 2), _new(second, 1)], [0, 1, 0]), ([_new(first, 1), _new(second, 1)], [2, 1])]
+        for rows, which in steps:
+            output = self.forward(tokens[which], rows)
+            if not self._agree(output, expected[which], tokens[which]):
+                raise ModelError("its blocks keep state outside attention")
+
+    def _agree(self, output: Tensor, expected: Tensor, given: Tensor) -> bool:
+        """Whether two outputs differ by no more than rounding explains. Rounding grows with depth as a random walk."""
+        rounding = ROUNDINGS * torch.finfo(self.dtype).eps * len(self.blocks) ** 0.5 * expected.float().norm()
+        allowed = PROBE_TOLERANCE * (expected - given).float().norm() + rounding
+        difference = (output - expected).float().norm()
+        return bool(torch.isfinite(expected).all()) and bool(difference <= allowed)
+
+
+def _new(table: PageTable, n: int) -> RowSlice:
+    at = table.length
+    table.extend(n)
+    return RowSlice(table, at, n)
