@@ -1,0 +1,200 @@
+"""A record on its way between strangers: `msgpack [payload, signature]`, signed by the announcing peer's own identity.
+
+What comes out of `unseal` is safe to keep, to compare and to print: every field is bounded, texts hold no control
+characters, numbers are finite. Unknown fields are ignored, so that later versions may add some.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import msgpack
+
+from swarm.errors import RecordError, UsageError
+from swarm.identity import Identity, verify
+from swarm.ids import Digest, PeerId, Span
+from swarm.messages import Contact
+from swarm.record import PeerRecord, PeerState
+
+__all__ = ["CLOCK_TOLERANCE", "MAX_LIFETIME", "MAX_RECORD", "check_times", "open_sealed", "seal", "unseal"]
+
+MAX_RECORD = 2048  # bytes of a sealed record
+MAX_LIFETIME = 300.0  # seconds between issuing and expiry
+CLOCK_TOLERANCE = 5.0  # seconds that the clocks of two peers may differ
+
+_CONTEXT = b"swarm/1/record\0"  # signed along, so that no other signature of this identity can pass for a record
+_MAX_ADDRESSES = 16
+_MAX_ADDRESS = 256
+_MAX_BLOCKS = 4096
+_MAX_COUNT = 1 << 48
+_MAX_RATE = 1e12
+_MAX_NAME = 128  # characters of a model's name
+_MAX_WORD = 32  # of a precision or a version
+_MAX_PUBLIC_NAME = 64
+_MAX_REASON = 256
+_HEX = frozenset("0123456789abcdef")
+
+
+def seal(record: PeerRecord, identity: Identity) -> bytes:
+    """`record` signed by `identity`, whose own it must be. Control characters in what people write (public name and
+    reason) are dropped and both are cut to size; anything else that `unseal` would refuse raises RecordError."""
+    if record.peer != identity.peer_id:
+        raise RecordError(f"a record of peer {record.peer} can't be signed by {identity.peer_id}")
+    record = replace(
+        record,
+        public_name=_printable(record.public_name)[:_MAX_PUBLIC_NAME],
+        reason=_printable(record.reason)[:_MAX_REASON],
+    )
+    payload: bytes = msgpack.packb(_fields(record))
+    sealed: bytes = msgpack.packb([payload, identity.sign(_CONTEXT + payload)])
+    open_sealed(sealed)
+    return sealed
+
+
+def unseal(sealed: bytes, now: float) -> PeerRecord:
+    """The record in `sealed`, live at Unix time `now`. Raises RecordError."""
+    record = open_sealed(sealed)
+    check_times(record, now)
+    if record.expires <= now:
+        raise RecordError(f"the record of peer {record.peer} expired {now - record.expires:.1f} s ago")
+    return record
+
+
+def check_times(record: PeerRecord, now: float) -> None:
+    """Raises RecordError for a record that lives too long or comes from the future; a stale one passes."""
+    if not record.issued < record.expires <= record.issued + MAX_LIFETIME:
+        raise RecordError(f"a record lives at most {MAX_LIFETIME:g} s, not {record.expires - record.issued:g} s")
+    if record.issued > now + CLOCK_TOLERANCE:
+        raise RecordError(f"the record of peer {record.peer} is from the future: one of the two clocks is wrong")
+
+
+def open_sealed(sealed: bytes) -> PeerRecord:
+    """As `unseal`, whatever the time is: size, signature and every field are checked."""
+    if len(sealed) > MAX_RECORD:
+        raise RecordError(f"a record has at most {MAX_RECORD} bytes, this one has {len(sealed)}")
+    envelope = _unpack(sealed)
+    if not (isinstance(envelope, list) and len(envelope) == 2 and all(isinstance(part, bytes) for part in envelope)):
+        raise RecordError("a sealed record is a pair of payload and signature")
+    payload, signature = envelope
+    fields = _unpack(payload)
+    if not isinstance(fields, dict):
+        raise RecordError("a record's payload is a map")
+    record = _parsed(fields)
+    if not verify(record.peer, _CONTEXT + payload, signature):
+        raise RecordError(f"the record of peer {record.peer} was not signed by that peer")
+    return record
+
+
+def _unpack(data: bytes) -> Any:
+    try:
+        return msgpack.unpackb(data, raw=False, max_ext_len=0)
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+        raise RecordError(f"a record that is no msgpack: {error}") from error
+
+
+def _fields(record: PeerRecord) -> dict[str, Any]:
+    return {
+        "peer": record.peer,
+        "addresses": list(record.contact.addresses),
+        "model": record.model,
+        "model_name": record.model_name,
+        "num_blocks": record.num_blocks,
+        "span": [record.span.start, record.span.end],
+        "state": str(record.state),
+        "throughput": record.throughput,
+        "prefill": record.prefill,
+        "cache_left": record.cache_left,
+        "precision": record.precision,
+        "version": record.version,
+        "public_name": record.public_name,
+        "reason": record.reason,
+        "queue": record.queue,
+        "issued": record.issued,
+        "expires": record.expires,
+    }
+
+
+def _parsed(fields: Mapping[str, Any]) -> PeerRecord:
+    num_blocks = _count(fields, "num_blocks", _MAX_BLOCKS)
+    peer = PeerId(_text(fields, "peer", _MAX_WORD * 2))
+    return PeerRecord(
+        contact=Contact(peer, _addresses(fields, peer)),
+        model=_digest(fields),
+        model_name=_text(fields, "model_name", _MAX_NAME),
+        num_blocks=num_blocks,
+        span=_span(fields, num_blocks),
+        state=_state(fields),
+        throughput=_number(fields, "throughput", _MAX_RATE),
+        prefill=_number(fields, "prefill", _MAX_RATE),
+        cache_left=_count(fields, "cache_left"),
+        precision=_text(fields, "precision", _MAX_WORD),
+        version=_text(fields, "version", _MAX_WORD),
+        public_name=_text(fields, "public_name", _MAX_PUBLIC_NAME),
+        reason=_text(fields, "reason", _MAX_REASON),
+        queue=_count(fields, "queue"),
+        issued=_number(fields, "issued", _MAX_RATE),
+        expires=_number(fields, "expires", _MAX_RATE),
+    )
+
+
+def _text(fields: Mapping[str, Any], name: str, limit: int) -> str:
+    value = fields.get(name)
+    if not isinstance(value, str) or len(value) > limit or not value.isprintable():
+        raise RecordError(f"a record's {name} is a printable text of at most {limit} characters")
+    return value
+
+
+def _count(fields: Mapping[str, Any], name: str, limit: int = _MAX_COUNT) -> int:
+    value = fields.get(name)
+    if type(value) is not int or not 0 <= value <= limit:
+        raise RecordError(f"a record's {name} is a whole number in 0..{limit}")
+    return value
+
+
+def _number(fields: Mapping[str, Any], name: str, limit: float) -> float:
+    value: Any = fields.get(name)
+    if type(value) not in (int, float) or not math.isfinite(value) or not 0 <= value <= limit:
+        raise RecordError(f"a record's {name} is a finite number, zero or more")
+    return float(value)
+
+
+def _digest(fields: Mapping[str, Any]) -> Digest:
+    value = _text(fields, "model", 64)
+    if len(value) != 64 or not _HEX.issuperset(value):
+        raise RecordError("a record's model is a digest of 64 hex digits")
+    return Digest(value)
+
+
+def _span(fields: Mapping[str, Any], num_blocks: int) -> Span:
+    value = fields.get("span")
+    if not (isinstance(value, list) and len(value) == 2 and all(type(bound) is int for bound in value)):
+        raise RecordError("a record's span is a pair of blocks")
+    try:
+        span = Span(*value)
+    except UsageError as error:
+        raise RecordError(str(error)) from None
+    if span.end > num_blocks:
+        raise RecordError(f"a record's span {span} ends beyond the {num_blocks} blocks of its model")
+    return span
+
+
+def _state(fields: Mapping[str, Any]) -> PeerState:
+    try:
+        return PeerState(_text(fields, "state", _MAX_WORD))
+    except ValueError:
+        raise RecordError(f"a record's state is one of {', '.join(PeerState)}") from None
+
+
+def _addresses(fields: Mapping[str, Any], peer: PeerId) -> tuple[str, ...]:
+    value = fields.get("addresses")
+    if not isinstance(value, list) or len(value) > _MAX_ADDRESSES:
+        raise RecordError(f"a record's addresses are a list of at most {_MAX_ADDRESSES}")
+    texts = tuple(_text({"address": address}, "address", _MAX_ADDRESS) for address in value)
+    if not all(text.startswith("/") and text.endswith(f"/p2p/{peer}") for text in texts):
+        raise RecordError("a record's addresses are multiaddresses that end in its peer's id")
+    return texts
+
+
+def _printable(text: str) -> str:
+    return "".join(character for character in text if character.isprintable())
