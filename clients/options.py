@@ -18,7 +18,7 @@ InitialPeers = Annotated[
     typer.Option(help="Address of a peer of the swarm, as its join line shows it; repeat or separate by commas."),
 ]
 Patience = Annotated[
-    float, typer.Option(min=0, help="Seconds to wait for peers when blocks are missing or all are full.")
+    float, typer.Option(min=0, help="Seconds to wait for blocks that are missing or peers that are full.")
 ]
 CacheDir = Annotated[
     Path | None, typer.Option(help="Where converted models are kept; by default the user's cache folder.")

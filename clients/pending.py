@@ -59,11 +59,11 @@ class Pending:
             return False  # an answer to an earlier step, sent again
         if at + len(piece) > wanted.stop:
             raise WireError(f"outputs came for positions up to {at + len(piece)} of a row that has {wanted.stop}")
-        low = max(at, wanted.start)
-        new = self._missing[row].intersection(range(low, at + len(piece)))
+        new = sorted(self._missing[row].intersection(range(at, at + len(piece))))
         if new:
-            self._outputs[row][low - wanted.start : at + len(piece) - wanted.start] = piece[low - at :]
-            self._missing[row] -= new
+            positions = torch.tensor(new)
+            self._outputs[row][positions - wanted.start] = piece[positions - at].to(self._outputs[row].dtype)
+            self._missing[row].difference_update(new)
         return bool(new)
 
     def result(self) -> Tensor:
