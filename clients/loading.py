@@ -1,0 +1,49 @@
+"""From a checkpoint to a model object: the library's class and loader, real weights around blocks that take no memory."""
+
+import copy
+import functools
+from typing import TypeVar, cast
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel
+
+from clients.blocks import ATTENTION
+from swarm.checkpoint import Checkpoint, client_weights
+from swarm.errors import ModelError
+from swarm.weights import quiet_library
+
+__all__ = ["build"]
+
+M = TypeVar("M", bound=PreTrainedModel)
+
+
+def build(base: type[M], checkpoint: Checkpoint, dtype: torch.dtype | None) -> M:
+    """A frozen instance of both `base` and the library's class for the checkpoint, on the CPU; `dtype` None: as in the
+    checkpoint. Raises ModelError when weights are missing."""
+    config = copy.deepcopy(checkpoint.config)
+    if getattr(config, "output_router_logits", False):
+        config.output_router_logits = False  # routers are with the blocks
+    cls = _class_for(base, checkpoint.architecture.causal, checkpoint.architecture.blocks)
+    with quiet_library():
+        model, info = super(base, cls).from_pretrained(  # type: ignore[misc]
+            None,
+            config=config,
+            state_dict=client_weights(checkpoint),
+            dtype=dtype or config.dtype or torch.float32,
+            attn_implementation=ATTENTION,
+            output_loading_info=True,
+        )
+    wrong = sorted({str(key) for key in (*info["missing_keys"], *info["mismatched_keys"])})
+    if wrong:
+        raise ModelError(f"{checkpoint.folder} lacks {len(wrong)} tensors that a client needs, {wrong[0]} among them")
+    model.name_or_path = model.config.name_or_path = str(checkpoint.folder)
+    if (checkpoint.folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(checkpoint.folder)
+    return cast(M, model.requires_grad_(False))
+
+
+@functools.cache
+def _class_for(base: type[M], causal: type[PreTrainedModel], blocks: str) -> type[M]:
+    """For example SwarmLlamaForCausalLM, a subclass of `base` and of LlamaForCausalLM."""
+    names = {"__module__": base.__module__, "_blocks_path": blocks}
+    return cast("type[M]", type(f"Swarm{causal.__name__}", (base, causal), names))

@@ -1,0 +1,321 @@
+"""`SwarmModelForCausalLM`: a Hugging Face model whose blocks are computed by the peers of a swarm.
+
+It is an instance of the library's class too (`SwarmLlamaForCausalLM` of `LlamaForCausalLM`), and runs the library's code for
+everything but the blocks: embeddings, final norm, head, loss, and all of `generate`. Only those weights are in memory.
+"""
+
+import os
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NoReturn, Self
+
+import torch
+from torch import Tensor
+from transformers import Cache, GenerationConfig, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from clients.blocks import Remote, adopt_blocks, blocks_of
+from clients.cache import Opener, SwarmCache
+from clients.loading import build
+from clients.streaming import TokenStream
+from swarm.catalogue import default_cache
+from swarm.checkpoint import resolve
+from swarm.errors import ModelError, UsageError
+
+__all__ = ["SwarmModelForCausalLM"]
+
+
+class SwarmModelForCausalLM(PreTrainedModel, GenerationMixin):
+    """Made by `from_pretrained`; a context manager. Any number of threads may use one model at once."""
+
+    _blocks_path: ClassVar[str]  # of the list of blocks, as in "model.layers"; `clients.loading` makes classes that have it
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__(config)
+        adopt_blocks(self, self._blocks_path)
+        self._connection: Opener | None = None
+        self._max_positions: int | None = None
+        self._on_close = ExitStack()
+        self._closed = False
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        name: str | Path,
+        *,
+        initial_peers: Sequence[str] = (),
+        dtype: torch.dtype | None = None,
+        codec: str | None = None,
+        patience: float = 30.0,
+        cache: Path | None = None,
+        connection: Opener | None = None,
+    ) -> Self:
+        """Join the swarm of a model, with embeddings, final norm and head on this machine.
+
+        `name`: a hub id, a Hugging Face folder, a .gguf file or an alias. `initial_peers`: multiaddresses of peers of the
+        swarm. `dtype` of what is local, by default the checkpoint's; `codec` of what travels, by default `dtype` without
+        loss. `patience`: seconds to wait for peers when there are none for some block. `cache`: where checkpoints are
+        kept. A `connection` that is handed in is used instead of a new one, and stays open when the model is closed.
+        Raises ModelError, NetworkError.
+        """
+        checkpoint = resolve(str(name), cache=cache or default_cache(os.environ))
+        model = build(cls, checkpoint, dtype)
+        model._max_positions = checkpoint.max_positions
+        model._check_family()
+        if connection is None:
+            from clients.connection import Connection  # heavy: it brings the network
+
+            codec = codec or _LOSSLESS.get(model.dtype, "fp32")
+            opened = Connection.open(checkpoint, initial_peers=initial_peers, codec=codec, patience=patience)
+            model._on_close.callback(opened.close)
+            connection = opened
+        model._connection = connection
+        return model
+
+    # --- forward ---
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """The library's forward. Without `past_key_values` the peers forget everything afterwards, unless `use_cache` is
+        given: then the output's `past_key_values` go on from here, and closing them is up to the caller.
+
+        Padding may be on either side; hidden states behind padding are zeros. Hidden states that can be had
+        (`output_hidden_states`) are those before the first and behind the last block.
+        """
+        self._refuse_what_is_remote(kwargs)
+        inputs = input_ids if input_ids is not None else inputs_embeds
+        if inputs is None:
+            raise UsageError("forward takes input_ids or inputs_embeds")
+        batch, columns = inputs.shape[:2]
+        given = self._own(past_key_values)
+        cache = given if given is not None else self.new_cache(batch * columns)
+        with nullcontext() if given is not None or use_cache else cache:
+            mask = cache.new_columns(attention_mask, batch, columns)
+            positions = cache.positions(batch, columns, mask)
+            _check_positions(position_ids, positions, mask)
+            everything = labels is not None or not isinstance(logits_to_keep, int) or bool(kwargs.get("output_hidden_states"))
+            keep = columns if everything or not logits_to_keep else min(int(logits_to_keep), columns)
+            output: CausalLMOutputWithPast = super().forward(
+                input_ids=input_ids,
+                position_ids=positions.to(inputs.device),
+                past_key_values=cache if given is not None or use_cache else None,
+                inputs_embeds=inputs_embeds,
+                labels=labels,
+                use_cache=given is not None or bool(use_cache),
+                logits_to_keep=logits_to_keep,
+                remote=_Step(cache, input_ids, mask, keep),
+                **kwargs,
+            )
+            return output
+
+    @torch.no_grad()
+    def embed(self, tokens: Tensor, start: int) -> Tensor:
+        """What the first block is handed for `tokens` [n] at positions `start`, `start + 1`, …: [n, hidden] on the CPU."""
+        peek = _Peek()
+        positions = torch.arange(start, start + len(tokens))
+        self.base_model(
+            input_ids=tokens[None].to(self.device),
+            position_ids=positions[None].to(self.device),
+            use_cache=False,
+            remote=peek,
+        )
+        if peek.hidden is None:
+            raise ModelError(f"{type(self).__name__} does not call its blocks, so it can't be run in a swarm")
+        return peek.hidden[0].to("cpu")
+
+    # --- generate ---
+
+    def new_cache(self, max_tokens: int = 0) -> SwarmCache:
+        """Empty `past_key_values` for a chat of several calls; `max_tokens` over all rows is what peers are asked to
+        keep room for. Use it as a context manager, or close it."""
+        return SwarmCache(
+            self._connected(), self.embed, max_positions=self._max_positions, lease_tokens=max_tokens
+        )
+
+    def generate(  # type: ignore[override]
+        self, inputs: Tensor | None = None, generation_config: GenerationConfig | None = None, **kwargs: Any
+    ) -> Any:
+        """The library's `generate`. Peers forget everything afterwards, unless `past_key_values` are handed in."""
+        self._connected()
+        settings = (kwargs, vars(generation_config or self.generation_config))
+        if kwargs.get("past_key_values") is not None or any(of.get("use_cache") is False for of in settings):
+            return super().generate(inputs, generation_config=generation_config, **kwargs)
+        with self.new_cache() as cache:
+            return super().generate(
+                inputs, generation_config=generation_config, **{**kwargs, "past_key_values": cache}
+            )
+
+    async def stream(
+        self, input_ids: Tensor, generation_config: GenerationConfig | None = None, **kwargs: Any
+    ) -> AsyncGenerator[int, None]:
+        """The new tokens of one sequence, `input_ids` [1, n] or [n], as they come; for servers.
+
+        Closing or cancelling the generator stops the generation, also in the middle of a step, and frees what peers
+        held for it. A reader that falls behind makes the generation wait. Options are those of `generate`.
+        """
+        prompt = input_ids[None] if input_ids.dim() == 1 else input_ids
+        if prompt.shape[0] != 1:
+            raise UsageError(f"stream gives the tokens of one sequence, not of {prompt.shape[0]}")
+        given = self._own(kwargs.pop("past_key_values", None))
+        cache = given if given is not None else self.new_cache()
+        stream = TokenStream(
+            lambda streamer, stop: self.generate(
+                prompt, generation_config, past_key_values=cache, streamer=streamer, stopping_criteria=stop, **kwargs
+            ),
+            kwargs.pop("stopping_criteria", ()),
+        )
+        try:
+            async for token in stream:
+                yield token
+        finally:
+            await stream.stop(cache.interrupt)
+            cache.rearm()
+            if given is None:
+                cache.close()
+
+    def _validate_generated_length(
+        self, generation_config: GenerationConfig, input_ids_length: int, has_default_max_length: bool
+    ) -> None:
+        longest = generation_config.max_length
+        if self._max_positions is not None and longest is not None and longest > self._max_positions:
+            raise UsageError(
+                f"{input_ids_length} tokens of prompt and up to {longest - input_ids_length} new ones are more than this "
+                f"model's context of {self._max_positions}: shorten the prompt or lower max_new_tokens"
+            )
+        super()._validate_generated_length(generation_config, input_ids_length, has_default_max_length)
+
+    def _prepare_cache_for_generation(
+        self,
+        generation_config: GenerationConfig,
+        model_kwargs: dict[str, Any],
+        generation_mode: object,
+        batch_size: int,
+        max_cache_length: int,
+    ) -> None:
+        """Size the cache: equal prompts are kept once, new tokens for every row."""
+        if generation_config.cache_implementation is not None:
+            raise UsageError("a swarm keeps its own cache: leave cache_implementation out")
+        cache = self._own(model_kwargs.get("past_key_values"))
+        if cache is None:
+            return
+        rows = batch_size * max(generation_config.num_beams or 1, generation_config.num_return_sequences or 1)
+        positions = model_kwargs.get("position_ids")
+        prompt = 0 if positions is None else int(positions.shape[-1])
+        cache.reserve(batch_size * prompt + rows * (max_cache_length - prompt))
+
+    # --- ending ---
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def close(self) -> None:
+        """Leave the swarm; safe to repeat. Whatever still runs in other threads ends with an error."""
+        self._closed = True
+        self._connection = None
+        self._on_close.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- what differs from a model that has all its weights ---
+
+    def save_pretrained(self, *_: Any, **__: Any) -> NoReturn:
+        raise UsageError(f"the blocks' weights are not on this machine, so there is nothing to save; see {self.name_or_path}")
+
+    def push_to_hub(self, *_: Any, **__: Any) -> NoReturn:
+        self.save_pretrained()
+
+    def get_memory_footprint(self, return_buffers: bool = True) -> int:
+        """Bytes of what is in memory: `numel` would count the blocks, which are not."""
+        tensors = [*self.parameters(), *(self.buffers() if return_buffers else ())]
+        storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+        return sum(storages.values())
+
+    @staticmethod
+    def _finalize_model_loading(model: "SwarmModelForCausalLM", load_config: Any, loading_info: Any) -> Any:
+        """While loading: blocks are given their zeros instead of memory, and do not count as missing."""
+        blocks = blocks_of(model)
+        blocks.hollow()
+        hollow = {id(parameter) for parameter in blocks.parameters()}
+        names = {name for name, parameter in model.named_parameters(remove_duplicate=False) if id(parameter) in hollow}
+        loading_info.missing_keys -= names
+        info = PreTrainedModel._finalize_model_loading(model, load_config, loading_info)
+        blocks.hollow()  # buffers, which the library has made again
+        return info
+
+    # --- inside ---
+
+    def _connected(self) -> Opener:
+        if self._connection is None:
+            raise UsageError(
+                "this model is closed" if self._closed else "use SwarmModelForCausalLM.from_pretrained to make a model"
+            )
+        return self._connection
+
+    def _own(self, cache: Cache | None) -> SwarmCache | None:
+        if cache is None or isinstance(cache, SwarmCache):
+            return cache
+        raise UsageError(f"past_key_values of a swarm's model come from model.new_cache(), not {type(cache).__name__}")
+
+    def _refuse_what_is_remote(self, kwargs: dict[str, Any]) -> None:
+        self._connected()
+        for name in ("output_attentions", "output_router_logits"):
+            if kwargs.pop(name, None):
+                raise UsageError(f"{name} is not possible: what it asks for stays with the peers that compute the blocks")
+
+    def _check_family(self) -> None:
+        """Raises ModelError when the library's code for this model does not fit a swarm."""
+        hidden = self.embed(torch.zeros(2, dtype=torch.int64), 0)
+        if hidden.shape != (2, self.config.hidden_size):
+            raise ModelError(f"{type(self).__name__} hands its blocks {list(hidden.shape)}; it can't be run in a swarm")
+
+
+_LOSSLESS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Step(Remote):
+    """Run the next columns of `cache`; only the last `keep` come back."""
+
+    cache: SwarmCache
+    tokens: Tensor | None
+    mask: Tensor | None
+    keep: int
+
+    def through(self, hidden: Tensor) -> Tensor:
+        return self.cache.advance(hidden, self.tokens, self.mask, self.keep)
+
+
+class _Peek(Remote):
+    """Only look at what reaches the first block."""
+
+    hidden: Tensor | None = None
+
+    def through(self, hidden: Tensor) -> Tensor:
+        self.hidden = hidden
+        return hidden
+
+
+def _check_positions(given: Tensor | None, positions: Tensor, mask: Tensor | None) -> None:
+    if given is None:
+        return
+    expected = given.to("cpu").expand_as(positions)
+    same = expected == positions if mask is None else (expected == positions)[mask]
+    if not bool(same.all()):
+        raise UsageError("position_ids must count each row's real tokens from 0: leave them out, or pass an attention_mask")

@@ -1,0 +1,118 @@
+"""A stand-in for a connection and its sessions: the same methods, blocks computed by the library in this process."""
+
+import asyncio
+import copy
+import threading
+from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from clients.history import Embed
+from clients.session import RowChunk
+from swarm.checkpoint import load_span, resolve
+from swarm.errors import NetworkError, UsageError
+from swarm.ids import RowId, Span
+
+T = TypeVar("T")
+
+
+class LocalConnection:
+    """Its loop runs in a thread; counts what sessions do."""
+
+    def __init__(self, folder: Path, cache: Path) -> None:
+        checkpoint = resolve(str(folder), cache=cache)
+        self.blocks = load_span(
+            checkpoint, Span(0, checkpoint.num_blocks), dtype=torch.float32, attn_implementation="eager"
+        )
+        self.sessions: list[LocalSession] = []
+        self.sent: list[tuple[int, int]] = []  # (tokens, outputs wanted) of every step
+        self.gate = threading.Event()  # steps wait for it
+        self.gate.set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._closed = False
+
+    @property
+    def open_sessions(self) -> int:
+        return sum(not session.closed for session in self.sessions)
+
+    def submit(self, coroutine: Coroutine[Any, Any, T]) -> "Future[T]":
+        if self._closed:
+            coroutine.close()
+            raise NetworkError("this connection is closed")
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    async def session(self, *, embed: Embed, lease_tokens: int) -> "LocalSession":
+        session = LocalSession(self, embed, lease_tokens)
+        self.sessions.append(session)
+        return session
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+
+class LocalSession:
+    def __init__(self, connection: LocalConnection, embed: Embed, lease: int) -> None:
+        self.embed = embed
+        self.lease = lease
+        self.closed = False
+        self._connection = connection
+        self._caches: dict[RowId, DynamicCache] = {}
+        self._next_row = 0
+
+    def new_row(self) -> RowId:
+        self._next_row += 1
+        return RowId(self._next_row)
+
+    @property
+    def positions(self) -> Mapping[RowId, int]:
+        return {row: cache.get_seq_length() for row, cache in self._caches.items()}
+
+    async def step(self, rows: Sequence[RowChunk], hidden: Tensor) -> Tensor:
+        if self.closed:
+            raise UsageError("this session is closed")
+        while not self._connection.gate.is_set():
+            await asyncio.sleep(0)
+        outputs, offset = [], 0
+        for chunk in rows:
+            cache = self._caches.setdefault(chunk.row, DynamicCache())
+            new = hidden[offset : offset + chunk.n]
+            if chunk.tokens is not None:  # what recovery would send instead is the same
+                torch.testing.assert_close(self.embed(chunk.tokens, cache.get_seq_length()), new)
+            outputs.append(_through_blocks(self._connection.blocks, new, cache)[chunk.n - chunk.want :])
+            offset += chunk.n
+        assert offset == len(hidden)
+        self._connection.sent.append((offset, sum(chunk.want for chunk in rows)))
+        return torch.cat(outputs)
+
+    async def fork(self, forks: Sequence[tuple[RowId, int]]) -> list[RowId]:
+        caches = {}
+        for src, at in forks:
+            cache = copy.deepcopy(self._caches[src])
+            cache.crop(at - cache.get_seq_length())
+            caches[self.new_row()] = cache
+        self._caches = caches
+        return list(caches)
+
+    async def close(self) -> None:
+        self.closed = True
+        self._caches.clear()
+
+
+@torch.no_grad()
+def _through_blocks(blocks: PreTrainedModel, hidden: Tensor, cache: DynamicCache) -> Tensor:
+    """`hidden` [n, hidden] behind the last block."""
+    start = cache.get_seq_length()
+    positions = torch.arange(start, start + len(hidden))[None]
+    output: Tensor = blocks(inputs_embeds=hidden[None], position_ids=positions, past_key_values=cache).last_hidden_state
+    return output[0]
