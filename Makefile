@@ -35,7 +35,7 @@ lint: $(STAMPS)/dev
 	$(BIN)/mypy
 
 docs: $(STAMPS)/docs
-	DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:
 	rm -rf $(VENV) site dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
