@@ -1,0 +1,456 @@
+"""The hop's side of every session: frames in, batches through the span, frames out.
+
+Knows nothing of sockets or of asyncio, and runs in one thread. One turn of `step` is: handle what needs no computing,
+plan a batch, run it, send what came out. What is invalid is answered with a Fault to the session's owner, and changes
+nothing.
+"""
+
+import logging
+from collections import OrderedDict, deque
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from peers.hop_session import HopSession, pick
+from peers.inbox import Inbox, Letter
+from peers.kv import PagedRows
+from peers.leases import Leases
+from peers.limits import EngineLimits
+from peers.outbox import Outbox
+from peers.pages import PagePool
+from peers.plan import Waiting, plan
+from peers.sending import frames, tokens_per_frame
+from peers.span import BlockSpan, RowSlice
+from peers.stats import EngineStats
+from peers.work import Piece, Work
+from swarm.codecs import body_size, decode
+from swarm.errors import Busy as BusyError
+from swarm.errors import HopError, WireError
+from swarm.ids import Digest, PeerId, SessionId, Span
+from swarm.messages import (
+    Busy,
+    Close,
+    Fault,
+    FaultCode,
+    Fork,
+    Message,
+    Open,
+    Ping,
+    Ready,
+    Relink,
+    Resend,
+    Step,
+    StepRow,
+    parse,
+)
+
+__all__ = ["Engine"]
+
+logger = logging.getLogger(__name__)
+
+Batch = list[tuple[HopSession, Piece]]
+
+
+class Engine:
+    def __init__(
+        self,
+        span: BlockSpan,
+        *,
+        model: Digest,
+        max_positions: int,
+        outbox_tokens: int,
+        limits: EngineLimits | None = None,
+        clock: Callable[[], float],
+    ) -> None:
+        """`clock`: seconds that only grow. The KV budget is the span's own pool; `outbox_tokens` is the outbox's."""
+        self._span = span
+        self._model = model
+        self._max_positions = max_positions
+        self._limits = limits or EngineLimits()
+        self._clock = clock
+        self._leases = Leases(span.pool)
+        pages = span.pool.pages_for(outbox_tokens)
+        self._outbox = Outbox(PagedRows(PagePool(pages, span.pool.page_size), span.hidden_size, span.dtype))
+        self._sessions: dict[SessionId, HopSession] = {}
+        self._turns: OrderedDict[SessionId, HopSession] = OrderedDict()  # those with something to do, in order of turn
+        self._inbox_bytes = 0
+        self._outgoing: deque[tuple[PeerId, bytes]] = deque()
+        self._tokens_done = 0
+        self._batches = 0
+        self._ignored = 0
+        self._malformed = 0
+        self._faults = 0
+        self._busy = 0
+
+    # --- what comes and goes ----------------------------------------------------------------------------------------
+
+    def receive(self, sender: PeerId, frame: bytes) -> None:
+        """Take one frame of a proved sender; never raises, whatever it holds."""
+        try:
+            message = parse(frame)
+        except WireError as error:
+            self._blame(sender, str(error))
+            return
+        session = self._sessions.get(message.session)
+        if isinstance(message, Open) and session is None:
+            self._open(sender, message)
+        elif isinstance(message, Fault):
+            self._pass_back(sender, message)
+        elif session is None:
+            self._unknown(sender, message)
+        elif _may(session, sender, message):
+            session.heard = self._clock()
+            self._accept(session, sender, message, len(frame))
+        else:
+            self._ignored += 1
+
+    def gone(self, peer: PeerId) -> None:
+        """The peer's last stream has ended: free all sessions it owns."""
+        for session in [s for s in self._sessions.values() if s.owner == peer]:
+            self._forget(session)
+
+    def outgoing(self) -> list[tuple[PeerId, bytes]]:
+        """The frames to send, in order, and to whom; each is given once."""
+        out = list(self._outgoing)
+        self._outgoing.clear()
+        return out
+
+    def expire(self) -> None:
+        """Frees sessions that nobody has spoken to for too long, and tells their owners."""
+        oldest = self._clock() - self._limits.idle_seconds
+        for session in [s for s in self._sessions.values() if s.heard < oldest and not s.waits]:
+            text = f"nothing was heard of this session for {self._limits.idle_seconds:.0f} s, so it was freed"
+            self._fail(session, FaultCode.UNKNOWN_SESSION, text)
+
+    def stats(self) -> EngineStats:
+        return EngineStats(
+            sessions=len(self._sessions),
+            rows=sum(len(session.rows) for session in self._sessions.values()),
+            queue_tokens=self._queue_tokens(),
+            queue_bytes=self._inbox_bytes,
+            kv_tokens=self._span.pool.tokens,
+            kv_tokens_free=self._leases.free_tokens,
+            outbox_tokens_free=self._outbox.free_tokens,
+            tokens_done=self._tokens_done,
+            batches=self._batches,
+            outboxes_dropped=self._outbox.dropped,
+            ignored=self._ignored,
+            malformed=self._malformed,
+            faults=self._faults,
+            busy=self._busy,
+        )
+
+    def step(self) -> bool:
+        """One turn; False when there was nothing to do."""
+        waiting = list(self._turns.values())
+        for session in waiting:
+            self._advance(session)
+        self._run(self._plan())
+        for session in waiting:
+            if not session.waits:
+                self._turns.pop(session.id, None)
+        return bool(waiting)
+
+    # --- frames that are answered on arrival ------------------------------------------------------------------------
+
+    def _open(self, sender: PeerId, message: Open) -> None:
+        try:
+            self._check_open(sender, message)
+        except HopError as error:
+            self._send_fault(sender, Fault(message.session, FaultCode(error.code), str(error)))
+        except BusyError as error:
+            self._send_busy(sender, Busy(message.session, error.retry_after, str(error)))
+        else:
+            inbox = Inbox(self._limits.inbox_frames, self._limits.inbox_bytes)
+            session = HopSession.opened(sender, message, self._span.cache, inbox, self._clock())
+            self._sessions[session.id] = session
+            self._send(sender, Ready(session.id))
+
+    def _check_open(self, sender: PeerId, message: Open) -> None:
+        """Promises the lease. Raises HopError or Busy."""
+        limits, pool = self._limits, self._span.pool
+        if message.model != self._model:
+            raise HopError(FaultCode.REFUSED, f"this peer serves model {self._model}, not {message.model}")
+        if message.hop not in self._span.blocks:
+            raise HopError(FaultCode.REFUSED, f"this peer holds blocks {self._span.blocks}, not {message.hop}")
+        most = min(limits.max_lease, pool.tokens)
+        if message.lease > most:
+            raise HopError(FaultCode.REFUSED, f"a lease of {message.lease} tokens; this peer gives {most} at most")
+        if len(self._sessions) >= limits.max_sessions:
+            raise self._full(f"all {limits.max_sessions} sessions of this peer are taken")
+        if sum(s.owner == sender for s in self._sessions.values()) >= limits.max_sessions_per_owner:
+            raise self._full(f"a client may have {limits.max_sessions_per_owner} sessions here")
+        if not self._leases.raise_to(message.session, pool.pages_for(message.lease)):
+            raise self._full(f"{message.lease} tokens are wanted and {self._leases.free_tokens} are free")
+
+    def _full(self, text: str) -> BusyError:
+        return BusyError(text, self._limits.retry_seconds)
+
+    def _accept(self, session: HopSession, sender: PeerId, message: Message, size: int) -> None:
+        match message:
+            case Close():
+                self._forget(session)
+            case Ping():
+                self._send(sender, session.pong(message.nonce, self._queue_tokens()))
+            case Step() | Fork() | Relink() | Open():
+                if isinstance(message, Relink) and message.prev is not None:
+                    session.prev = message.prev
+                self._enqueue(session, Letter(sender, message, session.heard, size))
+
+    def _enqueue(self, session: HopSession, letter: Letter) -> None:
+        if not session.inbox.has_room(letter.size):
+            self._send_busy(session.owner, self._too_much(session, f"{len(session.inbox)} frames of this session"))
+        elif self._inbox_bytes + letter.size > self._limits.total_inbox_bytes:
+            self._send_busy(session.owner, self._too_much(session, f"{self._inbox_bytes} bytes of all sessions"))
+        else:
+            session.inbox.put(letter)
+            self._inbox_bytes += letter.size
+            self._turns.setdefault(session.id, session)
+
+    def _too_much(self, session: HopSession, what: str) -> Busy:
+        text = f"{what} wait here already; a frame was not taken and has to be sent again"
+        return Busy(session.id, self._limits.retry_seconds, text)
+
+    def _pass_back(self, sender: PeerId, fault: Fault) -> None:
+        """Where the next hop does not know the session, its owner should hear of it; hops say nothing else to hops."""
+        for session in self._sessions.values():
+            to_next = session.next is not None and session.next.peer == sender != session.owner
+            if to_next and session.next_session == fault.session and fault.code is FaultCode.UNKNOWN_SESSION:
+                self._tell(session, fault.code, f"the next hop says: {fault.message}", peer=sender)
+                return
+        self._ignored += 1
+
+    def _unknown(self, sender: PeerId, message: Message) -> None:
+        if isinstance(message, Step | Fork | Relink | Ping):
+            text = "this session is not known here: it was closed, or idle for too long, or the peer has restarted"
+            self._send_fault(sender, Fault(message.session, FaultCode.UNKNOWN_SESSION, text))
+        elif not isinstance(message, Close):
+            self._ignored += 1
+
+    def _blame(self, sender: PeerId, why: str) -> None:
+        """A peer sent nonsense: owners of the sessions that it feeds should route around it."""
+        self._malformed += 1
+        for session in self._sessions.values():
+            if session.prev == sender != session.owner:
+                self._tell(session, FaultCode.BAD_INPUT, f"the previous hop sent what is no frame: {why}", peer=sender)
+
+    # --- frames that wait for their turn ----------------------------------------------------------------------------
+
+    def _advance(self, session: HopSession) -> None:
+        """Handle the session's frames in order, up to the first that has to be computed or to be sent in parts."""
+        while session.id in self._sessions and session.work is None:
+            if session.resends:
+                self._resend(session)
+                return
+            if not session.inbox:
+                return
+            letter = session.inbox.take()
+            self._inbox_bytes -= letter.size
+            try:
+                self._handle(session, letter)
+            except HopError as error:
+                blamed = letter.sender if error.code in (FaultCode.GAP, FaultCode.BAD_INPUT) else None
+                self._tell(session, FaultCode(error.code), str(error), peer=blamed)
+            except BusyError as error:
+                self._send_busy(session.owner, Busy(session.id, error.retry_after, str(error)))
+
+    def _handle(self, session: HopSession, letter: Letter) -> None:
+        match letter.message:
+            case Step():
+                session.work = self._begin(session, letter.message, letter.arrived)
+            case Fork():
+                self._fork(session, letter.message)
+            case Relink():
+                session.relink(letter.message)
+            case Open():
+                self._open_again(session, letter.message)
+
+    def _begin(self, session: HopSession, step: Step, arrived: float) -> Work | None:
+        """The work a step brings, None when all of it is known. Raises HopError or Busy; then nothing has changed."""
+        tokens, width = sum(row.n for row in step.rows), self._span.hidden_size
+        size, expected = len(step.body), body_size(step.codec, tokens, width)
+        if size != expected:
+            text = f"{tokens} tokens of width {width} in {step.codec} are {expected} bytes; the step brings {size}"
+            raise HopError(FaultCode.BAD_INPUT, text)
+        rows, parts = session.new_tokens(step, self._max_positions)
+        if not rows:
+            return None
+        unknown = sum(row.row not in session.rows for row in rows)
+        self._check_rows(len(session.rows) + unknown)
+        hidden = decode(step.body, step.codec, width)
+        if not torch.isfinite(hidden).all():
+            raise HopError(FaultCode.BAD_INPUT, "the step brings hidden states that are not finite")
+        self._promise(session, session.pages_for(rows))
+        session.begin(rows)
+        return Work(rows, pick(hidden, parts), arrived, step.trace)
+
+    def _check_rows(self, rows: int) -> None:
+        if rows > self._limits.max_rows_per_session:
+            most = self._limits.max_rows_per_session
+            raise HopError(FaultCode.REFUSED, f"a session may have {most} rows here, not {rows}")
+
+    def _promise(self, session: HopSession, pages: int) -> None:
+        """Extends the lease where `pages` more go beyond it. Raises Busy."""
+        if not self._leases.raise_to(session.id, session.pages + pages):
+            need, free = pages * self._span.pool.page_size, self._leases.free_tokens
+            raise self._full(f"no room: {need} more tokens go beyond the lease of {session.lease}, and {free} are free")
+
+    def _settle(self, session: HopSession) -> None:
+        """Takes back what was promised beyond the lease and is no longer used."""
+        self._leases.lower_to(session.id, max(self._span.pool.pages_for(session.lease), session.pages))
+
+    def _fork(self, session: HopSession, message: Fork) -> None:
+        """Raises HopError or Busy; then nothing has changed."""
+        self._check_rows(session.check_fork(message))
+        self._promise(session, session.fork_pages(message))
+        for entry, last in session.new_forks(message):
+            self._outbox.fork(session.id, entry.src, entry.at, entry.dst)
+            session.fork(entry, last=last)
+        for row in message.drop:
+            self._outbox.forget_row(session.id, row)
+            session.drop(row)
+        self._settle(session)
+        if message.onward and session.next is not None:
+            self._send(session.next.peer, Fork(session.sends_as, message.forks, message.drop))
+
+    def _open_again(self, session: HopSession, message: Open) -> None:
+        if message.model != self._model or message.hop != session.hop:
+            text = f"this session is open for blocks {session.hop} of model {self._model}"
+            raise HopError(FaultCode.REFUSED, text)
+        if message.lease > session.lease:
+            most = min(self._limits.max_lease, self._span.pool.tokens)
+            if message.lease > most:
+                raise HopError(FaultCode.REFUSED, f"a lease of {message.lease} tokens; this peer gives {most} at most")
+            if not self._leases.raise_to(session.id, self._span.pool.pages_for(message.lease)):
+                raise self._full(f"{message.lease} tokens are wanted and {self._leases.free_tokens} more are free")
+            session.lease = message.lease
+        self._send(session.owner, Ready(session.id))
+
+    def _resend(self, session: HopSession) -> None:
+        """One frame's worth of what a Relink asked for."""
+        room = tokens_per_frame(session.codec, self._span.hidden_size, self._limits.frame_bytes)
+        rows: list[StepRow] = []
+        outputs: list[Tensor] = []
+        while session.resends and room:
+            resend = session.resends[0]
+            stop = session.position(resend.row)
+            if not self._outbox.keeps(session.id) or self._outbox.length(session.id, resend.row) < stop:
+                session.resends.clear()
+                self._tell(session, FaultCode.NO_OUTBOX, "what is to be sent again is no longer kept here")
+                return
+            start = max(resend.start, resend.want) if session.next is None else resend.start
+            n = min(room, stop - start)
+            if n > 0:
+                rows.append(StepRow(resend.row, start, n, resend.want))
+                outputs.append(self._outbox.read(session.id, resend.row, start, start + n))
+                room -= n
+            if n <= 0 or start + n == stop:
+                session.resends.popleft()
+            else:
+                session.resends[0] = Resend(resend.row, start + n, resend.want)
+        if rows:
+            self._outgoing.extend(frames(session, tuple(rows), torch.cat(outputs), (), self._limits.frame_bytes))
+
+    # --- the batch --------------------------------------------------------------------------------------------------
+
+    def _plan(self) -> Batch:
+        """Who computes now, with which tokens; those chosen stand last from then on."""
+        works = [(s, s.work) for s in self._turns.values() if s.work is not None]
+        chosen = plan((Waiting(s.id, work.tokens, work.longest) for s, work in works), self._limits)
+        batch: Batch = []
+        for session, work in works:
+            if session.id in chosen:
+                batch.append((session, work.take(chosen[session.id])))
+                self._turns.move_to_end(session.id)
+        return batch
+
+    def _run(self, batch: Batch) -> None:
+        """One pass for each hop that occurs in the batch."""
+        hops: dict[Span, Batch] = {}
+        for session, piece in batch:
+            hops.setdefault(session.hop, []).append((session, piece))
+        for hop, part in hops.items():
+            slices = [[RowSlice(session.extend(row), row.at, row.n) for row in piece.rows] for session, piece in part]
+            self._forward(hop, part, slices)
+
+    def _forward(self, hop: Span, batch: Batch, slices: list[list[RowSlice]]) -> None:
+        """A pass that fails is repeated session by session, so that only those suffer that can't be computed."""
+        began = self._clock()
+        try:
+            hidden = torch.cat([piece.hidden for _, piece in batch])
+            rows = [row for each in slices for row in each]
+            outputs = self._span.forward(hidden, rows, self._span.part(hop)).to("cpu")
+        except Exception as error:  # whatever torch may raise; the engine outlives it
+            if len(batch) > 1:
+                logger.warning("a batch of %d sessions failed and is repeated one by one: %s", len(batch), error)
+                for each, own in zip(batch, slices, strict=True):
+                    self._forward(hop, [each], [own])
+                return
+            logger.exception("a session could not be computed and was freed")
+            text = f"computing blocks {hop} failed: {type(error).__name__}: {error}"
+            self._fail(batch[0][0], FaultCode.EXECUTOR, text)
+            return
+        self._batches += 1
+        self._tokens_done += len(outputs)
+        parts = torch.split_with_sizes(outputs, [len(piece.hidden) for _, piece in batch])
+        for (session, piece), part in zip(batch, parts, strict=True):
+            self._deliver(session, piece, part, began)
+
+    def _deliver(self, session: HopSession, piece: Piece, outputs: Tensor, began: float) -> None:
+        """Store what was computed, send it on, and finish the step when this was the end of it."""
+        work = session.work
+        assert work is not None  # a piece was taken from it
+        if not torch.isfinite(outputs).all():
+            text = f"blocks {session.hop} made hidden states that are not finite"
+            self._fail(session, FaultCode.EXECUTOR, text)
+            return
+        for row, part in zip(piece.rows, torch.split_with_sizes(outputs, [row.n for row in piece.rows]), strict=True):
+            self._outbox.append(session.id, row.row, part)
+        now = self._clock()
+        trace = (*work.trace, (1000 * (began - work.arrived), 1000 * (now - began)))
+        self._outgoing.extend(frames(session, piece.rows, outputs, trace, self._limits.frame_bytes))
+        session.heard = now
+        if not work.tokens:
+            session.work = None
+            self._settle(session)
+
+    # --- small things -----------------------------------------------------------------------------------------------
+
+    def _queue_tokens(self) -> int:
+        return sum(session.queue_tokens for session in self._turns.values())
+
+    def _send(self, peer: PeerId, message: Message) -> None:
+        self._outgoing.append((peer, message.pack()))
+
+    def _send_fault(self, peer: PeerId, fault: Fault) -> None:
+        self._faults += 1
+        self._send(peer, fault)
+
+    def _send_busy(self, peer: PeerId, busy: Busy) -> None:
+        self._busy += 1
+        self._send(peer, busy)
+
+    def _tell(self, session: HopSession, code: FaultCode, text: str, peer: PeerId | None = None) -> None:
+        """A Fault to the session's owner; the session stays."""
+        self._send_fault(session.owner, Fault(session.id, code, text, peer))
+
+    def _fail(self, session: HopSession, code: FaultCode, text: str) -> None:
+        """A Fault to the session's owner; the session is freed."""
+        self._tell(session, code, text)
+        self._forget(session)
+
+    def _forget(self, session: HopSession) -> None:
+        del self._sessions[session.id]
+        self._turns.pop(session.id, None)
+        self._inbox_bytes -= session.inbox.bytes
+        session.release()
+        self._outbox.forget(session.id)
+        self._leases.end(session.id)
+
+
+def _may(session: HopSession, sender: PeerId, message: Message) -> bool:
+    """Whether `sender` has a say in this: the owner in everything, the previous hop in what comes down the chain."""
+    if isinstance(message, Step | Fork):
+        return sender in (session.owner, session.prev)
+    return sender == session.owner and isinstance(message, Open | Relink | Ping | Close)

@@ -1,0 +1,222 @@
+"""One session on this hop: whose it is, who comes before and after, where its rows stand."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from peers.inbox import Inbox
+from peers.kv import KVCache
+from peers.pages import PageTable
+from peers.work import Work
+from swarm.errors import HopError
+from swarm.ids import PeerId, RowId, SessionId, Span
+from swarm.messages import (
+    MAX_ROWS,
+    Contact,
+    FaultCode,
+    Fork,
+    ForkEntry,
+    Open,
+    Pong,
+    Relink,
+    Resend,
+    Step,
+    StepRow,
+)
+
+__all__ = ["HopSession", "pick"]
+
+
+@dataclass(slots=True, eq=False)
+class HopSession:
+    """`pages` is what its rows take of the KV pool; `sent` is where sending on begins, row by row."""
+
+    id: SessionId
+    owner: PeerId
+    hop: Span
+    codec: str
+    prev: PeerId
+    next: Contact | None
+    next_session: SessionId
+    lease: int
+    kv: KVCache
+    inbox: Inbox
+    heard: float  # when a peer with a say in it last spoke, seconds
+    sent: dict[RowId, int] = field(default_factory=dict)
+    rows: dict[RowId, PageTable] = field(default_factory=dict)
+    work: Work | None = None
+    resends: deque[Resend] = field(default_factory=deque)
+    pages: int = 0
+
+    @classmethod
+    def opened(cls, owner: PeerId, message: Open, kv: KVCache, inbox: Inbox, now: float) -> "HopSession":
+        return cls(
+            id=message.session,
+            owner=owner,
+            hop=message.hop,
+            codec=message.codec,
+            prev=message.prev,
+            next=message.next,
+            next_session=message.next_session or message.session,
+            lease=message.lease,
+            kv=kv,
+            inbox=inbox,
+            heard=now,
+            sent=dict(message.sent),
+        )
+
+    # --- who and where ----------------------------------------------------------------------------------------------
+
+    @property
+    def sends_as(self) -> SessionId:
+        """The id on frames to the next hop; what goes to the client bears this hop's own."""
+        return self.id if self.next is None or self.next.peer == self.owner else self.next_session
+
+    @property
+    def waits(self) -> bool:
+        """Whether anything is left to do."""
+        return bool(self.inbox) or self.work is not None or bool(self.resends)
+
+    @property
+    def queue_tokens(self) -> int:
+        return self.inbox.tokens + (self.work.tokens if self.work else 0)
+
+    def position(self, row: RowId) -> int:
+        """How many tokens this hop has of a row, 0 of an unknown one."""
+        table = self.rows.get(row)
+        return table.length if table else 0
+
+    def pong(self, nonce: int, queue: int) -> Pong:
+        return Pong(self.id, nonce, {row: table.length for row, table in self.rows.items()}, queue)
+
+    def relink(self, message: Relink) -> None:
+        """A new next hop, and from where on it is sent each row; `prev` has changed on arrival. Raises HopError."""
+        named = {resend.row for resend in message.resend}
+        if len(self.sent.keys() | named) > 2 * MAX_ROWS:
+            raise HopError(FaultCode.REFUSED, f"a session may name {2 * MAX_ROWS} rows to be sent from a position on")
+        if message.to_next:
+            self.next = message.next
+            self.next_session = message.next_session or self.id
+        for resend in message.resend:
+            self.sent[resend.row] = resend.start
+            if resend.start < self.position(resend.row):
+                self.resends.append(resend)
+
+    # --- rows -------------------------------------------------------------------------------------------------------
+
+    def new_tokens(self, step: Step, max_positions: int) -> tuple[list[StepRow], list[slice]]:
+        """The rows of a step without what is known already, and where the rest lies in its body. Raises HopError."""
+        rows: list[StepRow] = []
+        parts: list[slice] = []
+        begin = 0
+        for row in step.rows:
+            position = self.position(row.row)
+            if row.at > position:
+                raise HopError(FaultCode.GAP, f"row {row.row} stands at {position}; a step begins at {row.at}")
+            if row.at + row.n > max_positions:
+                raise HopError(
+                    FaultCode.REFUSED,
+                    f"row {row.row} would have {row.at + row.n} tokens; this model has {max_positions} positions",
+                )
+            known = min(position - row.at, row.n)
+            if known < row.n:
+                rows.append(replace(row, at=row.at + known, n=row.n - known))
+                parts.append(slice(begin + known, begin + row.n))
+            begin += row.n
+        return rows, parts
+
+    def begin(self, rows: Sequence[StepRow]) -> None:
+        """Makes the unknown rows, still empty."""
+        for row in rows:
+            if row.row not in self.rows:
+                self.rows[row.row] = PageTable(self.kv.pool, hint=self.lease // len(rows))
+
+    def pages_for(self, rows: Sequence[StepRow]) -> int:
+        """How many more pages `rows` take."""
+        pool = self.kv.pool
+        tables = ((self.rows.get(row.row), row.n) for row in rows)
+        return sum(table.pages_needed(n) if table else pool.pages_for(n) for table, n in tables)
+
+    def extend(self, row: StepRow) -> PageTable:
+        """Room for the tokens of `row`, which begin where the row ends. Its pages have been promised."""
+        table, free = self.rows[row.row], self.kv.pool.free
+        table.extend(row.n)
+        self.pages += free - self.kv.pool.free
+        return table
+
+    def check_fork(self, message: Fork) -> int:
+        """How many rows a Fork leaves. Raises HopError when it copies what is not here."""
+        lengths = {row: table.length for row, table in self.rows.items()}
+        for fork in message.forks:
+            if fork.dst in lengths:
+                continue
+            if lengths.get(fork.src, -1) < fork.at:
+                raise HopError(FaultCode.GAP, f"row {fork.src} is to be copied up to {fork.at}; it is shorter here")
+            lengths[fork.dst] = fork.at
+        return len(lengths.keys() - set(message.drop))
+
+    def new_forks(self, message: Fork) -> list[tuple[ForkEntry, bool]]:
+        """The copies that are not here yet; and whether each is the last of its source, which is dropped after it."""
+        dropped = set(message.drop)
+        for entry in message.forks:  # a row that is made again under its old name has to stay for that
+            dropped.discard(entry.dst)
+        uses = {entry.src: index for index, entry in enumerate(message.forks)}
+        known = set(self.rows)
+        new: list[tuple[ForkEntry, bool]] = []
+        for index, entry in enumerate(message.forks):
+            if entry.dst not in known:
+                known.add(entry.dst)
+                new.append((entry, entry.src in dropped and uses[entry.src] == index))
+        return new
+
+    def fork_pages(self, message: Fork) -> int:
+        """How many more pages a Fork takes, at most, before it drops anything."""
+        size = self.kv.pool.page_size
+        return sum(entry.at % size != 0 and not (last and self._owns(entry)) for entry, last in self.new_forks(message))
+
+    def _owns(self, entry: ForkEntry) -> bool:
+        """Whether no other row shares the page that a cut of the source goes through."""
+        table = self.rows.get(entry.src)
+        if table is None:
+            return False
+        pool = self.kv.pool
+        return pool.references(table.pages[entry.at // pool.page_size]) == 1
+
+    def fork(self, entry: ForkEntry, *, last: bool) -> None:
+        """Copies a row, or cuts and renames it when this is the `last` use of it. Takes at most one page."""
+        free = self.kv.pool.free
+        if last:
+            table = self.rows.pop(entry.src)
+            copies = table.crop(entry.at)
+            self.rows[entry.dst] = table
+        else:
+            self.rows[entry.dst], copies = self.rows[entry.src].fork(entry.at)
+        for page, copy in copies:
+            self.kv.copy_page(page, copy)
+        self.pages += free - self.kv.pool.free
+
+    def drop(self, row: RowId) -> None:
+        """Forgets a row; unknown ones too."""
+        free = self.kv.pool.free
+        table = self.rows.pop(row, None)
+        if table is not None:
+            table.release()
+        self.sent.pop(row, None)
+        self.pages += free - self.kv.pool.free
+
+    def release(self) -> None:
+        """Gives all pages back: the session is over."""
+        for row in list(self.rows):
+            self.drop(row)
+
+
+def pick(hidden: Tensor, parts: Sequence[slice]) -> Tensor:
+    """The wanted parts of `[T, hidden]`, one after another; no copy where that is all of it."""
+    if len(parts) == 1:
+        return hidden[parts[0]]
+    if sum(part.stop - part.start for part in parts) == len(hidden):
+        return hidden
+    return torch.cat([hidden[part] for part in parts])

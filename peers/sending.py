@@ -1,0 +1,81 @@
+"""Outputs of a hop → the frames that carry them on: Steps to the next hop, or Outs to the client."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from torch import Tensor
+
+from peers.hop_session import HopSession, pick
+from peers.work import Trace
+from swarm.codecs import body_size, encode
+from swarm.ids import PeerId
+from swarm.messages import Out, Step, StepRow
+
+__all__ = ["frames", "tokens_per_frame"]
+
+MAX_TRACE = 256  # entries that a frame may carry
+
+
+def tokens_per_frame(codec: str, hidden_size: int, frame_bytes: int) -> int:
+    return max(1, frame_bytes // body_size(codec, 1, hidden_size))
+
+
+def frames(
+    session: HopSession, rows: tuple[StepRow, ...], outputs: Tensor, trace: Trace, frame_bytes: int
+) -> Iterator[tuple[PeerId, bytes]]:
+    """What of `outputs` `[sum n, hidden]` is to be sent, in frames with bodies of at most `frame_bytes`, and to whom.
+
+    Not sent is what the next hop has already, and by the last hop what nobody wants.
+    """
+    kept, parts = _wanted(session, rows)
+    if not kept:
+        return
+    outputs = pick(outputs, parts)
+    most = tokens_per_frame(session.codec, outputs.shape[1], frame_bytes)
+    begin = 0
+    for group in _groups(kept, most):
+        tokens = sum(row.n for row in group)
+        yield _frame(session, group, encode(outputs[begin : begin + tokens], session.codec), trace[-MAX_TRACE:])
+        begin += tokens
+
+
+def _wanted(session: HopSession, rows: tuple[StepRow, ...]) -> tuple[list[StepRow], list[slice]]:
+    """The rows from where they are to be sent, and where these tokens lie in the outputs."""
+    kept: list[StepRow] = []
+    parts: list[slice] = []
+    begin = 0
+    for row in rows:
+        start = max(row.at, session.sent.get(row.row, 0), row.want if session.next is None else 0)
+        skipped = start - row.at
+        if skipped < row.n:
+            kept.append(replace(row, at=start, n=row.n - skipped))
+            parts.append(slice(begin + skipped, begin + row.n))
+        begin += row.n
+    return kept, parts
+
+
+def _groups(rows: list[StepRow], most: int) -> Iterator[tuple[StepRow, ...]]:
+    """The same tokens in groups of at most `most`; long rows are cut."""
+    group: list[StepRow] = []
+    room = most
+    for row in rows:
+        left = row
+        while left.n:
+            taken = min(left.n, room)
+            group.append(replace(left, n=taken))
+            left = replace(left, at=left.at + taken, n=left.n - taken)
+            room -= taken
+            if not room:
+                yield tuple(group)
+                group, room = [], most
+    if group:
+        yield tuple(group)
+
+
+def _frame(
+    session: HopSession, rows: tuple[StepRow, ...], body: bytes | memoryview, trace: Trace
+) -> tuple[PeerId, bytes]:
+    if session.next is None:
+        wanted = tuple(replace(row, want=row.at) for row in rows)
+        return session.owner, Out(session.id, wanted, session.codec, body, trace).pack()
+    return session.next.peer, Step(session.sends_as, rows, session.codec, body, trace).pack()

@@ -1,0 +1,25 @@
+"""What an engine tells of itself. No torch here: the network process reads these too."""
+
+from dataclasses import dataclass
+
+__all__ = ["EngineStats"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStats:
+    """Counters count since the engine began."""
+
+    sessions: int = 0
+    rows: int = 0
+    queue_tokens: int = 0  # wait to be computed
+    queue_bytes: int = 0  # of the frames that wait
+    kv_tokens: int = 0  # the KV cache holds
+    kv_tokens_free: int = 0  # of them neither used nor promised to a session
+    outbox_tokens_free: int = 0
+    tokens_done: int = 0
+    batches: int = 0  # passes through the span
+    outboxes_dropped: int = 0  # under memory pressure
+    ignored: int = 0  # frames from peers that had no say in the session
+    malformed: int = 0  # frames that the protocol does not allow
+    faults: int = 0  # sent
+    busy: int = 0  # sent

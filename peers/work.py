@@ -1,0 +1,54 @@
+"""A Step while it is computed: its new tokens, handed out piece by piece."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from swarm.messages import StepRow
+
+__all__ = ["Piece", "Work"]
+
+Trace = tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some rows and their hidden states `[sum n, hidden]`; tokens of one row lie in one entry."""
+
+    rows: tuple[StepRow, ...]
+    hidden: Tensor
+
+
+class Work:
+    def __init__(self, rows: Sequence[StepRow], hidden: Tensor, arrived: float, trace: Trace) -> None:
+        """`hidden`: `[sum n, hidden]`, row after row; `arrived`: seconds, when the step came in."""
+        self.arrived = arrived
+        self.trace = trace
+        self._rows = deque(rows)
+        self._hidden = hidden
+
+    @property
+    def tokens(self) -> int:
+        """How many are left."""
+        return len(self._hidden)
+
+    @property
+    def longest(self) -> int:
+        """The most tokens that are left of one row."""
+        return max((row.n for row in self._rows), default=0)
+
+    def take(self, tokens: int) -> Piece:
+        """The next `tokens` tokens, or all that are left."""
+        rows: list[StepRow] = []
+        room = min(tokens, self.tokens)
+        hidden, self._hidden = self._hidden[:room], self._hidden[room:]
+        while room:
+            row = self._rows.popleft()
+            taken = min(row.n, room)
+            rows.append(replace(row, n=taken))
+            if taken < row.n:
+                self._rows.appendleft(replace(row, at=row.at + taken, n=row.n - taken))
+            room -= taken
+        return Piece(tuple(rows), hidden)
