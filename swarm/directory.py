@@ -24,7 +24,8 @@ class Directory(ABC):
 
     @abstractmethod
     async def announce(self, record: PeerRecord) -> None:
-        """Make `record` known until it expires; a later `issued` replaces it. Raises NetworkError if nobody took it."""
+        """Make `record` known until it expires; a later `issued` replaces it. Raises NetworkError if nobody took it,
+        RecordError for a record that nobody would: expired, of a wrong lifetime, or with fields out of bounds."""
 
     @abstractmethod
     async def read(self, model: Digest | None = None) -> tuple[PeerRecord, ...]:

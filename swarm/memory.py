@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field
 
 from swarm.directory import Directory
-from swarm.errors import NetworkError, StreamClosed, Unreachable, UsageError, WireError
+from swarm.errors import NetworkError, RecordError, StreamClosed, Unreachable, UsageError, WireError
 from swarm.ids import Digest, PeerId
 from swarm.record import PeerRecord
+from swarm.sealing import check_times
 from swarm.transport import Handler, Stream, Transport, handle
 from swarm.wire import PREFIX, TOTAL, checked_total
 
@@ -339,8 +340,9 @@ class MemoryDirectory(Directory):
 
     async def announce(self, record: PeerRecord) -> None:
         self._check_open()
+        check_times(record, self._clock())
         if record.expires <= self._clock():
-            raise NetworkError("nobody took the record: it has expired already")
+            raise RecordError(f"the record of peer {record.peer} has expired already")
         for model in (record.model, None):
             known = self._shelf.get((model, record.peer))
             if known is None or known.issued <= record.issued:

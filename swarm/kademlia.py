@@ -1,0 +1,245 @@
+"""The real directory: hivemind's Kademlia DHT, in this process' own event loop, over the same libp2p host.
+
+A record lies under two keys, its model's and an index of all, with its peer id as the subkey. Every node checks what it
+is asked to keep (`Guard`); every reader checks again, entry by entry, whatever the nodes it asked have answered.
+
+The DHT keeps the value whose expiration is later. So what we give it as expiration is not when the record expires but
+`issued + MAX_LIFETIME`: what was issued later wins, also when it expires earlier, as a peer's farewell does.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from typing import Self
+
+import msgpack
+from hivemind.dht.crypto import DHTRecord, RecordValidatorBase
+from hivemind.dht.node import DHTNode
+from hivemind.dht.protocol import ValidationError
+from hivemind.dht.routing import DHTID
+from hivemind.p2p import PeerID
+from hivemind.p2p.p2p_daemon_bindings.utils import P2PDaemonError, P2PHandlerError
+from hivemind.proto import dht_pb2
+from hivemind.utils import MSGPackSerializer
+
+from swarm.directory import Directory
+from swarm.errors import NetworkError, RecordError, UsageError
+from swarm.identity import Identity
+from swarm.ids import Digest, PeerId
+from swarm.libp2p import Libp2pHost, peer_of
+from swarm.record import PeerRecord
+from swarm.sealing import MAX_LIFETIME, MAX_RECORD, check_times, open_sealed, seal, unseal
+
+__all__ = ["Guard", "KademliaDirectory"]
+
+_INDEX = "swarm/1/peers"
+_REPLICAS = 5  # nodes that keep each key
+_MAX_KEYS = 4096  # that one node keeps; beyond it the earliest to expire go
+_MAX_ENTRIES = 8192  # of one node's answer that are looked at, and whose signatures are remembered
+_MAX_VALUE = MAX_RECORD + 16  # bytes of a sealed record in hivemind's packing
+_PARALLEL = 64  # calls to other nodes at once
+_DICTIONARY = 0x50  # hivemind's msgpack extension for [maxsize, latest expiration, [[subkey, value, expiration], ...]]
+
+
+def _key(model: Digest | None) -> str:
+    return _INDEX if model is None else f"swarm/1/model/{model}"
+
+
+def _keys(record: PeerRecord) -> tuple[DHTID, DHTID]:
+    return DHTID.generate(_key(record.model)), DHTID.generate(_key(None))
+
+
+class Guard(RecordValidatorBase):  # type: ignore[misc]  # hivemind is untyped
+    """What a node may keep: a sealed record, under the two keys that follow from it, in the name of who signed it.
+
+    hivemind gives us keys as hashes, subkeys and values in its own msgpack; a plain value (which would wipe a key) has
+    a reserved subkey, which is no peer id. A record that has just expired passes: hivemind asks again about values it
+    has long kept, and drops all of a key for one refusal; of what is too old it takes care by itself."""
+
+    def __init__(self) -> None:
+        self.open = lru_cache(maxsize=_MAX_ENTRIES)(open_sealed)  # the same records pass here again and again
+
+    def validate(self, record: DHTRecord) -> bool:
+        if len(record.value) > _MAX_VALUE or len(record.subkey) > _MAX_VALUE:
+            return False
+        try:
+            sealed = msgpack.unpackb(record.value)
+            if not isinstance(sealed, bytes):
+                return False
+            announced = self.open(sealed)
+            check_times(announced, time.time())
+        except (ValueError, TypeError, RecursionError, msgpack.UnpackException, RecordError):
+            return False
+        return (
+            record.subkey == MSGPackSerializer.dumps(announced.peer)
+            and record.key in [key.to_bytes() for key in _keys(announced)]
+            and record.expiration_time == announced.issued + MAX_LIFETIME
+        )
+
+
+class KademliaDirectory(Directory):
+    """Made by `start`. `limit`: seconds for one announcing or reading."""
+
+    def __init__(self, host: Libp2pHost, identity: Identity, node: DHTNode, guard: Guard, limit: float) -> None:
+        self.closed = False
+        self._host = host
+        self._identity = identity
+        self._node = node
+        self._guard = guard
+        self._limit = limit
+
+    @classmethod
+    async def start(
+        cls,
+        host: Libp2pHost,
+        identity: Identity,
+        initial_peers: Sequence[str] = (),
+        *,
+        client_mode: bool = False,
+        new_swarm: bool = False,
+        call_timeout: float = 3.0,
+        limit: float = 20.0,
+    ) -> Self:
+        """Join the DHT through `initial_peers` (multiaddresses, one of which has to answer), or begin a new one.
+
+        `client_mode`: read, and keep nothing for others. `call_timeout`: seconds that one node gets for an answer.
+        Raises NetworkError when nobody answers, can reach us back, or shares our idea of time."""
+        if not initial_peers and not new_swarm:
+            raise UsageError("there is no swarm to join: give --initial-peers, or --new-swarm to begin one")
+        for address in initial_peers:
+            peer_of(address)
+        guard = Guard()
+        join = DHTNode.create(
+            p2p=host.p2p,
+            initial_peers=list(initial_peers),
+            num_replicas=_REPLICAS,
+            wait_timeout=call_timeout,
+            parallel_rpc=_PARALLEL,
+            cache_locally=False,
+            cache_nearest=0,
+            cache_on_store=False,
+            cache_refresh_before_expiry=0,
+            reuse_get_requests=False,
+            client_mode=client_mode,
+            record_validator=guard,
+        )
+        try:
+            node = await host.run(join, limit, "joining the DHT")
+        except (RuntimeError, ValidationError, P2PDaemonError) as error:
+            raise _join_error(str(error), initial_peers) from error
+        node.protocol.storage.maxsize = _MAX_KEYS
+        return cls(host, identity, node, guard, limit)
+
+    async def announce(self, record: PeerRecord) -> None:
+        self._check_open()
+        sealed = seal(record, self._identity)
+        unseal(sealed, time.time())
+        storing = asyncio.gather(*(self._store(key, record, sealed) for key in _keys(record)))
+        taken = await self._host.run(storing, self._limit, "announcing")
+        if not all(taken) and not await self._is_known(record):
+            raise NetworkError(f"no node of the DHT took the record of {record.peer}; is this machine's clock right?")
+
+    async def read(self, model: Digest | None = None) -> tuple[PeerRecord, ...]:
+        self._check_open()
+        sealed = await self._host.run(self._sealed(model), self._limit, "reading the DHT")
+        return self._newest(sealed, model)
+
+    async def close(self) -> None:
+        if self.closed:
+            return
+        self.closed = True
+        if self._host.alive:
+            await self._host.run(self._node.shutdown(), self._limit, "leaving the DHT")
+
+    async def _is_known(self, record: PeerRecord) -> bool:
+        """Whether the DHT has it all the same: no node takes a record twice, nor one older than what it has."""
+        known = await self.read(record.model)
+        return any(other.peer == record.peer and other.issued >= record.issued for other in known)
+
+    async def _nearest(self, key: DHTID) -> list[PeerID]:
+        """The nodes that keep `key`. We look for a neighbour of the key that nobody uses: otherwise every node on the
+        way would send us all it has under it."""
+        neighbour = DHTID(int(key) ^ 1)
+        reader = self._node.protocol.client_mode
+        nodes = await self._node.find_nearest_nodes([neighbour], k_nearest=2 * _REPLICAS, exclude_self=reader)
+        return [peer for peer in nodes[neighbour].values() if peer not in self._node.blacklist][:_REPLICAS]
+
+    async def _store(self, key: DHTID, record: PeerRecord, sealed: bytes) -> bool:
+        """Ask each of the nearest nodes, ourselves perhaps among them, to keep it; whether any did."""
+        value, expiration = MSGPackSerializer.dumps(sealed), record.issued + MAX_LIFETIME
+        protocol = self._node.protocol
+        nearest = await self._nearest(key)
+        others = [peer for peer in nearest if peer != self._node.peer_id]
+        calls = [protocol.call_store(peer, [key], [value], [expiration], subkeys=[record.peer]) for peer in others]
+        taken = any(answer and answer[0] for answer in await asyncio.gather(*calls))
+        if len(others) < len(nearest):
+            taken |= protocol.storage.store_subkey(key, record.peer, value, expiration)
+        return taken
+
+    async def _sealed(self, model: Digest | None) -> set[bytes]:
+        """All that the nodes nearest to the key have under it. `DHTNode.get` would do with the answer of whichever
+        node claims the latest expiration, and throws away an answer for one bad entry in it: both let a single hostile
+        node, or record, hide all others."""
+        key = DHTID.generate(_key(model))
+        others = [peer for peer in await self._nearest(key) if peer != self._node.peer_id]
+        answers = await asyncio.gather(*(self._ask(peer, key) for peer in others))
+        own = self._node.protocol.storage.get(key)
+        entries = set() if own is None else set(_entries(MSGPackSerializer.dumps(own.value)))
+        return entries.union(*answers)
+
+    async def _ask(self, peer: PeerID, key: DHTID) -> set[bytes]:
+        """The sealed records that `peer` has under `key`; none if it does not answer in time, or not sensibly."""
+        protocol = self._node.protocol
+        request = dht_pb2.FindRequest(keys=[key.to_bytes()], peer=protocol.node_info)
+        try:
+            async with protocol.rpc_semaphore:
+                response = await protocol.get_stub(peer).rpc_find(request, timeout=protocol.wait_timeout)
+        except (TimeoutError, OSError, P2PDaemonError, P2PHandlerError):
+            return set()
+        return {entry for result in response.results[:1] for entry in _entries(result.value)}
+
+    def _newest(self, sealed: Iterable[bytes], model: Digest | None) -> tuple[PeerRecord, ...]:
+        now = time.time()
+        newest: dict[PeerId, PeerRecord] = {}
+        for data in sealed:
+            try:
+                record = self._guard.open(data)
+                check_times(record, now)
+            except RecordError:
+                continue
+            known = newest.get(record.peer)
+            if model in (None, record.model) and (known is None or known.issued < record.issued):
+                newest[record.peer] = record
+        return tuple(record for _, record in sorted(newest.items()) if record.expires > now)
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise NetworkError("the directory is closed")
+        self._host.check_alive()
+
+
+def _entries(answer: bytes) -> Iterator[bytes]:
+    """The values in a stranger's packed dictionary; nothing where it is none."""
+    try:
+        packed = msgpack.unpackb(answer)
+        if not (isinstance(packed, msgpack.ExtType) and packed.code == _DICTIONARY):
+            return
+        _, _, items = msgpack.unpackb(packed.data)
+        values = [msgpack.unpackb(value) for _, value, _ in items[:_MAX_ENTRIES]]
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException):
+        return
+    yield from (value for value in values if isinstance(value, bytes))
+
+
+def _join_error(message: str, initial_peers: Sequence[str]) -> NetworkError:
+    if "local time must be within" in message:
+        return NetworkError(
+            f"the clock of this machine differs by more than 3 s from that of the initial peers; "
+            f"set it right, for example with NTP, and start again ({' '.join(message.split())})"
+        )
+    if "can't access this node" in message:
+        advice = "give --host and --port that they can reach, and --announce if that is behind a router"
+        return NetworkError(f"the initial peers can't reach this machine back; {advice}")
+    advice = "check that they run and are of this network, or ask for a newer address"
+    return NetworkError(f"none of the initial peers answered: {', '.join(initial_peers)}; {advice}")
