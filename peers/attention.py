@@ -2,8 +2,8 @@
 
 All new tokens of all rows of all sessions come packed into one sequence `[1, T]`. A `PagedBatch` says which of them
 belong to which row; the function writes their keys and values into the pages and lets every token attend to its own
-row's past. It is registered under two names: `PAGED` to run with, where the library makes no masks at all; and `PROBED`,
-where what the library would mask tells the window of each layer, since not every model hands it to its attention.
+row's past. It is registered under two names: `PAGED` to run with, where the library makes no masks at all; and
+`PROBED`, where what the library would mask tells the window of each layer: not every model hands it to its attention.
 """
 
 from collections.abc import Callable, Sequence
@@ -157,14 +157,16 @@ def _parts(rows: Sequence[RowSlice], device: torch.device) -> list[Part]:
     return parts
 
 
-def _spelled_out(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, rule: Rule) -> Tensor:
+def _spelled_out(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, rule: Rule, most_scores: int = SCORES
+) -> Tensor:
     """Attention with soft caps or sinks, which torch's fused one has not.
 
     `query` `[kv heads, group, n, width]`, `key` and `value` `[kv heads, keys, width]`, `mask` `[n, keys]` →
     `[kv heads, group, n, value width]`. Long prompts go piecewise, since the scores are all in memory.
     """
     kv_heads, group, n, _ = query.shape
-    piece = max(1, SCORES // (kv_heads * group * key.shape[1]))
+    piece = max(1, most_scores // (kv_heads * group * key.shape[1]))
     if n > piece:
         begins = range(0, n, piece)
         cut = [(query[:, :, b : b + piece], None if mask is None else mask[b : b + piece]) for b in begins]

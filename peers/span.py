@@ -2,12 +2,12 @@
 
 The library's base model runs with its own rotary embeddings and per-layer types, its layers narrowed to the blocks of
 the span. Gates (`peers.gates`) let through only the blocks of the hop at hand, and give the first of them the hidden
-states that came in, whatever the model did to its input before: embedding scales and learned positions are the client's.
-No code here knows a model family; `probe` finds out whether one can work.
+states that came in, whatever the model did to its input before: embedding scales and learned positions are the
+client's. No code here knows a model family; `probe` finds out whether one can work.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -18,11 +18,9 @@ from peers.gates import Gates, find_layers
 from peers.kv import KVCache
 from peers.pages import PagePool, PageTable, RowSlice
 from peers.rotary import TurningRotary
+from swarm.checkpoint import Checkpoint, load_span
 from swarm.errors import ModelError, UsageError
 from swarm.ids import Span
-
-if TYPE_CHECKING:
-    from swarm.checkpoint import Checkpoint
 
 __all__ = ["BlockSpan", "RowSlice"]
 
@@ -55,7 +53,7 @@ class BlockSpan:
     @classmethod
     def load(
         cls,
-        checkpoint: "Checkpoint",
+        checkpoint: Checkpoint,
         blocks: Span,
         *,
         dtype: torch.dtype,
@@ -64,10 +62,13 @@ class BlockSpan:
         page_size: int = 16,
     ) -> Self:
         """Loads the blocks' weights and checks that they compute what they should. Raises ModelError."""
-        from swarm.checkpoint import load_span
-
         model = load_span(checkpoint, blocks, dtype=dtype, device=device, attn_implementation=PAGED)
         return cls(model, blocks, kv_tokens=kv_tokens, page_size=page_size)
+
+    @property
+    def windows(self) -> tuple[int | None, ...]:
+        """How many tokens back each layer sees, itself included; None is all."""
+        return tuple(self._windows)
 
     def part(self, hop: Span) -> slice:
         """The layers of this span that a hop uses, for `forward`. Raises UsageError when it is not within the span."""

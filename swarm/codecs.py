@@ -2,7 +2,7 @@
 
 Raw bytes are little-endian, token after token. `int8` is all scales (fp16, one for each block of each token), then all
 values, token after token; a hidden size that is no multiple of 64 has a shorter last block. Blocks are small because
-activations hold values near 20 000 among values near 1. NaN and infinity come out as NaN, so that a reader notices them.
+activations hold values near 20 000 among values near 1. NaN and infinity come out as NaN, so that a reader notices.
 """
 
 import sys
@@ -43,7 +43,7 @@ def encode(hidden: Tensor, codec: str) -> bytes | memoryview:
 
 
 def decode(body: bytes | bytearray | memoryview, codec: str, hidden_size: int) -> Tensor:
-    """Hidden states `[tokens, hidden_size]` in memory of their own; fp32 from int8. Raises WireError on a wrong size."""
+    """Hidden states `[tokens, hidden_size]` in own memory; fp32 from int8. Raises WireError on a wrong size."""
     size = memoryview(body).nbytes
     tokens, rest = divmod(size, body_size(codec, 1, hidden_size))
     if rest:
@@ -66,7 +66,7 @@ def _encode_int8(hidden: Tensor) -> bytes:
     scales = torch.where(peaks.isfinite(), (peaks / LEVELS).clamp(max=torch.finfo(SCALE).max), peaks).to(SCALE)
     divisors = torch.where(scales > 0, scales.float(), 1.0)  # also where the scale is NaN: the product is NaN again
     levels = (padded / divisors).round_().clamp_(-LEVELS, LEVELS).nan_to_num_(nan=0.0).to(torch.int8)
-    return b"".join((_bytes_of(scales), _bytes_of(levels.view(tokens, -1)[:, :width])))
+    return b"".join((_bytes_of(scales), _bytes_of(levels.view(tokens, blocks * BLOCK)[:, :width])))
 
 
 def _decode_int8(body: bytes | bytearray | memoryview, tokens: int, width: int) -> Tensor:
@@ -92,4 +92,4 @@ def _blocks(width: int) -> int:
 
 
 def _bytes_of(values: Tensor) -> memoryview:
-    return memoryview(values.contiguous().view(torch.uint8).numpy().reshape(-1))
+    return values.contiguous().view(torch.uint8).numpy().reshape(-1).data
