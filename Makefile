@@ -44,7 +44,7 @@ clean:
 # --- installing: each stamp is a layer on the one before it --------------------------------------------------------
 
 $(STAMPS)/venv:
-	@set -e; \
+	@set -e; found=; \
 	for python in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
 	    if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then found="$$python"; break; fi; \
 	done; \
