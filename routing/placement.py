@@ -1,7 +1,7 @@
 """Placement: which span a joining peer should host so that the swarm's weakest block gains most."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -10,10 +10,13 @@ from swarm.errors import UsageError
 from swarm.ids import PeerId, Span
 from swarm.record import PeerState
 
-__all__ = ["Placement", "block_rates", "place"]
+__all__ = ["REPLICAS", "Placement", "block_rates", "place"]
 
 COMING = (PeerState.JOINING, PeerState.ONLINE)  # a joining peer counts, so that the next one goes elsewhere
 BITS = 30  # rates that agree to this precision are equal; sums in another order are
+REPLICAS = 2  # with a peer to spare, a block outlives any one of them
+
+Standing = tuple[int, float]  # of a block: its peers as far as they count, then its rows per second; less is weaker
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +37,15 @@ def place(
     peer: PeerId,
     fixed: Span | None = None,
     current: Span | None = None,
+    replicas: int = REPLICAS,
 ) -> Placement:
     """The span for `peer`, which can hold `capacity` blocks and computes `block_rate` rows per second through one.
 
-    Chosen is what lifts the weakest block, then the second weakest, and so on; then what leaves the weakest blocks in
-    the fewest pieces and to the fewest further peers; then by lot, so that peers that join at the same moment differ.
+    Chosen is what lifts the weakest block, then the second weakest, and so on; of two blocks that one is weaker which
+    has fewer peers, up to `replicas`, then the one with less throughput. Spans equal in this are told apart by what they
+    leave of the weakest blocks, the fewest pieces and the fewest further peers; then by lot, so that peers that join at
+    the same moment differ.
+
     What `view` says of `peer` itself is ignored. `fixed` is taken as it is, whatever the capacity.
 
     Peers that joined at the same moment did not see one another. Each asks again, with its span as `current`, once it
@@ -47,69 +54,85 @@ def place(
     round of asking for each joiner settles all. Raises UsageError on no capacity or a span that the model has not.
     """
     if fixed is not None:
-        return _fixed(view, fixed, block_rate, peer)
+        return _fixed(view, fixed, block_rate, peer, replicas)
     if capacity < 1:
         raise UsageError("this machine has no room for even one block: free some memory or choose a smaller precision")
-    rates = block_rates(view, without=peer)
+    blocks = _standings(_hosts(view, without=peer), replicas)
     size = min(capacity, view.num_blocks)
-    rate = block_rate / size
-    span = _best(rates, size, rate, peer)
+    new = _Newcomer(peer, size, block_rate / size, replicas)
+    span = new.best(blocks)
     if current is not None and len(current) == size and current.end <= view.num_blocks:
-        earlier = block_rates(view, without=peer, joiners_before=peer)
-        moved = _best(earlier, size, rate, peer)
-        settled = not _is_better(rates, span, current, rate) or not _is_better(earlier, moved, current, rate)
+        earlier = _standings(_hosts(view, without=peer, joiners_before=peer), replicas)
+        moved = new.best(earlier)
+        settled = new.value(blocks, span) == new.value(blocks, current) or (
+            new.value(earlier, moved) == new.value(earlier, current)
+        )
         span = current if settled else moved
-    return _placement(rates, span, rate, _reason(rates, span))
+    return _placement(blocks, span, new.rate, _reason(blocks, span, replicas))
 
 
-def block_rates(
+def block_rates(view: View, *, states: Collection[PeerState] = COMING) -> tuple[float, ...]:
+    """Rows per second of each block: the sum over the peers in `states` that name it; 0 for a missing one."""
+    return tuple(math.fsum(rates) for rates in _hosts(view, states=states))
+
+
+def _hosts(
     view: View,
     *,
     states: Collection[PeerState] = COMING,
     without: PeerId | None = None,
     joiners_before: PeerId | None = None,
-) -> tuple[float, ...]:
-    """Rows per second of each block: the sum over the peers that hold it or are about to; 0 for a missing one.
-
-    `without` is left out, and so are joining peers whose ids do not sort before `joiners_before`.
-    """
+) -> list[list[float]]:
+    """For each block the rates of its peers, but `without` and joiners that do not sort before `joiners_before`."""
     rates: list[list[float]] = [[] for _ in range(view.num_blocks)]
     for record in view.peers:
         late = joiners_before is not None and record.state is PeerState.JOINING and record.peer >= joiners_before
         if record.state in states and record.peer != without and not late:
             for block in record.span:
                 rates[block].append(record.throughput)
-    return tuple(map(math.fsum, rates))  # exact, so equal sets of peers give equal rates
+    return rates
 
 
-def _best(rates: Sequence[float], size: int, rate: float, peer: PeerId) -> Span:
-    spans = [Span(start, start + size) for start in range(len(rates) - size + 1)]
-    after = {span: _sorted_after(rates, span, rate) for span in spans}
-    top = max(after.values())
-    return min(
-        (span for span in spans if after[span] == top),
-        key=lambda span: (*_pieces(rates, span, rate), _lot(peer, span)),
-    )
+def _standings(hosts: Sequence[Sequence[float]], replicas: int) -> list[Standing]:
+    # fsum is exact: equal sets of peers give equal rates
+    return [(min(len(rates), replicas), math.fsum(rates)) for rates in hosts]
 
 
-def _after(rates: Sequence[float], span: Span, rate: float) -> list[float]:
-    return [_rounded(r + rate if block in span else r) for block, r in enumerate(rates)]
+@dataclass(frozen=True, slots=True)
+class _Newcomer:
+    """A peer that looks for `size` adjoining blocks and brings `rate` rows per second to each."""
 
+    peer: PeerId
+    size: int
+    rate: float
+    replicas: int
 
-def _sorted_after(rates: Sequence[float], span: Span, rate: float) -> list[float]:
-    return sorted(_after(rates, span, rate))
+    def best(self, blocks: Sequence[Standing]) -> Span:
+        spans = [Span(start, start + self.size) for start in range(len(blocks) - self.size + 1)]
+        values = {span: self.value(blocks, span) for span in spans}
+        top = max(values.values())
+        equal = (span for span in spans if values[span] == top)
+        return min(equal, key=lambda span: (*self.leftover(blocks, span), self.lot(span)))
 
+    def value(self, blocks: Sequence[Standing], span: Span) -> list[Standing]:
+        """The blocks with `span` hosted by this peer, weakest first: more is better."""
+        return sorted(self._with(blocks, span))
 
-def _pieces(rates: Sequence[float], span: Span, rate: float) -> tuple[int, int]:
-    """The weakest blocks that are left: in how many pieces, and how many peers like this one they take."""
-    after = _after(rates, span, rate)
-    weakest = min(after)
-    left = runs(block for block, r in enumerate(after) if r == weakest)
-    return len(left), sum(math.ceil(len(piece) / len(span)) for piece in left)
+    def leftover(self, blocks: Sequence[Standing], span: Span) -> tuple[int, int]:
+        """The weakest blocks that then remain: in how many pieces, and how many peers like this one they take."""
+        after = self._with(blocks, span)
+        weakest = min(after)
+        left = runs(block for block, standing in enumerate(after) if standing == weakest)
+        return len(left), sum(math.ceil(len(piece) / self.size) for piece in left)
 
+    def lot(self, span: Span) -> bytes:
+        return blake2b(f"{self.peer} {span}".encode(), digest_size=8).digest()
 
-def _is_better(rates: Sequence[float], span: Span, than: Span, rate: float) -> bool:
-    return _sorted_after(rates, span, rate) > _sorted_after(rates, than, rate)
+    def _with(self, blocks: Sequence[Standing], span: Span) -> list[Standing]:
+        return [
+            (min(count + 1, self.replicas), _rounded(rate + self.rate)) if block in span else (count, _rounded(rate))
+            for block, (count, rate) in enumerate(blocks)
+        ]
 
 
 def _rounded(rate: float) -> float:
@@ -117,40 +140,43 @@ def _rounded(rate: float) -> float:
     return math.ldexp(round(math.ldexp(fraction, BITS)), exponent - BITS)
 
 
-def _lot(peer: PeerId, span: Span) -> bytes:
-    return blake2b(f"{peer} {span}".encode(), digest_size=8).digest()
-
-
-def _fixed(view: View, span: Span, block_rate: float, peer: PeerId) -> Placement:
+def _fixed(view: View, span: Span, block_rate: float, peer: PeerId, replicas: int) -> Placement:
     if span.end > view.num_blocks:
         raise UsageError(f"the model has blocks 0:{view.num_blocks}; {span} is not among them")
-    rates = block_rates(view, without=peer)
-    return _placement(rates, span, block_rate / len(span), f"blocks {span} were asked for")
+    blocks = _standings(_hosts(view, without=peer), replicas)
+    return _placement(blocks, span, block_rate / len(span), f"blocks {span} were asked for")
 
 
-def _placement(rates: Sequence[float], span: Span, rate: float, reason: str) -> Placement:
-    after = min(r + rate if block in span else r for block, r in enumerate(rates))
-    return Placement(span, reason, min(rates), after)
+def _placement(blocks: Sequence[Standing], span: Span, rate: float, reason: str) -> Placement:
+    before = [rate for _, rate in blocks]
+    after = [old + rate if block in span else old for block, old in enumerate(before)]
+    return Placement(span, reason, min(before), min(after))
 
 
-def _reason(rates: Sequence[float], span: Span) -> str:
+def _reason(blocks: Sequence[Standing], span: Span, replicas: int) -> str:
     """Why this span, in words a volunteer understands."""
-    levels = [_rounded(rate) for rate in rates]
-    least = min(levels)
-    weak = [block for block in span if levels[block] == least]
-    named = "blocks " + ", ".join(map(str, runs(weak)))
-    if weak and least == 0:
-        return f"{named} had no peer"
-    if len(span) == len(rates):
-        return f"this machine holds all {len(rates)} blocks"
+    standings = [(count, _rounded(rate)) for count, rate in blocks]
+    count, rate = least = min(standings)
+    weak = [block for block in span if standings[block] == least]
+    few = [block for block in span if standings[block][0] == count]
+    if few and count == 0:
+        return f"{_named(few)} had no peer"
+    if few and count < replicas:
+        return f"{_named(few)} had only {count} peer{'s' * (count > 1)}"
+    if len(span) == len(blocks):
+        return f"this machine holds all {len(blocks)} blocks"
     if not weak:
         return f"no other span would help the weakest block more than {span}"
-    if least == max(levels):
-        return f"every block had the same throughput, {_figure(least)} rows/s, and {span} was drawn by lot"
-    others = min(level for block, level in enumerate(levels) if block not in weak)
+    if least == max(standings):
+        return f"every block had the same throughput, {_figure(rate)} rows/s, and {span} was drawn by lot"
+    others = min(standings[block] for block in range(len(blocks)) if block not in weak)
     if others == least:
-        return f"{named} were among the weakest: {_figure(least)} rows/s"
-    return f"{named} had the least throughput: {_figure(least)} rows/s against {_figure(others)} elsewhere"
+        return f"{_named(weak)} were among the weakest: {_figure(rate)} rows/s"
+    return f"{_named(weak)} had the least throughput: {_figure(rate)} rows/s against {_figure(others[1])} elsewhere"
+
+
+def _named(blocks: Iterable[int]) -> str:
+    return "blocks " + ", ".join(map(str, runs(blocks)))
 
 
 def _figure(rate: float) -> str:

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -7,6 +8,7 @@ from hypothesis import strategies as st
 from routing.placement import Placement, block_rates, place
 from swarm.errors import UsageError
 from swarm.ids import PeerId, Span
+from swarm.messages import Contact
 from swarm.record import PeerRecord, PeerState
 from tests.routing.records import record, view
 
@@ -25,7 +27,7 @@ def placed(name: str, span: Span, rate: float, num_blocks: int, state: PeerState
     st.integers(1, 4),
     st.floats(0.01, 1000),
     st.data(),
-    st.sampled_from(PeerState),
+    st.sampled_from([PeerState.JOINING, PeerState.ONLINE]),
 )
 def test_equal_peers_that_join_in_turn_give_every_block_equally_often(
     parts: int, size: int, rounds: int, rate: float, data: st.DataObject, state: PeerState
@@ -68,7 +70,7 @@ def test_no_other_span_would_lift_the_weakest_block_more(
     for i, (start, length, rate) in enumerate(others):
         start = start % num_blocks
         records.append(placed(f"p{i}", Span(start, min(start + length, num_blocks)), rate, num_blocks))
-    placement = join(records, "new", capacity, 3.0, num_blocks)
+    placement = place(view(num_blocks, records), capacity=capacity, block_rate=3.0, peer=PeerId("new"), replicas=1)
     size = len(placement.span)
     for start in range(num_blocks - size + 1):
         other = placed("new", Span(start, start + size), 3.0, num_blocks)
@@ -125,6 +127,31 @@ def test_leaving_peers_do_not_count() -> None:
     assert join([leaving, staying], "new", 5, 1.0, 10).span == Span(0, 5)
 
 
+@given(st.permutations([100.0, 10.0, 7.0, 1.0]))
+def test_every_block_stands_twice_before_slow_peers_add_up(rates: list[float]) -> None:
+    records: list[PeerRecord] = []
+    for i, rate in enumerate(rates):
+        records.append(placed(f"peer{i}", join(records, f"peer{i}", 5, rate, 10).span, rate, 10))
+    assert view(10, records).replication() == (2,) * 10
+
+
+def test_throughput_alone_decides_where_no_replicas_are_asked_for() -> None:
+    records = [
+        placed("a", Span(0, 5), 100.0, 10),
+        placed("b", Span(5, 10), 10.0, 10),
+        placed("c", Span(5, 10), 10.0, 10),
+    ]
+    seen = view(10, records)
+    spans = [place(seen, capacity=5, block_rate=1.0, peer=PeerId("new"), replicas=n).span for n in (1, 2)]
+    assert spans == [Span(5, 10), Span(0, 5)]
+
+
+def twice(records: list[PeerRecord]) -> list[PeerRecord]:
+    """Each peer as two of half its throughput."""
+    halves = [replace(r, throughput=r.throughput / 2) for r in records]
+    return halves + [replace(r, contact=Contact(PeerId(r.peer + "'"))) for r in halves]
+
+
 def test_reason_tells_which_blocks_had_no_peer() -> None:
     placement = join([placed("a", Span(0, 15), 150.0, 30)], "new", 20, 100.0, 30)
     assert placement.span == Span(10, 30)
@@ -132,8 +159,13 @@ def test_reason_tells_which_blocks_had_no_peer() -> None:
     assert (placement.before, placement.after) == (0.0, 5.0)
 
 
+def test_reason_tells_which_blocks_had_only_one_peer() -> None:
+    records = [placed("a", Span(0, 30), 150.0, 30), placed("b", Span(0, 10), 1.0, 30)]
+    assert join(records, "new", 20, 100.0, 30).reason == "blocks 10:30 had only 1 peer"
+
+
 def test_reason_tells_the_least_throughput_from_the_rest() -> None:
-    records = [placed("a", Span(0, 15), 12.0 * 15, 30), placed("b", Span(15, 30), 31.0 * 15, 30)]
+    records = twice([placed("a", Span(0, 15), 12.0 * 15, 30), placed("b", Span(15, 30), 31.0 * 15, 30)])
     placement = join(records, "new", 15, 150.0, 30)
     assert placement.span == Span(0, 15)
     assert placement.reason == "blocks 0:15 had the least throughput: 12 rows/s against 31 elsewhere"
@@ -141,13 +173,14 @@ def test_reason_tells_the_least_throughput_from_the_rest() -> None:
 
 
 def test_reason_tells_when_any_span_would_do() -> None:
-    reason = join([placed("a", Span(0, 4), 2.0, 4)], "new", 2, 1.0, 4).reason
+    records = twice([placed("a", Span(0, 4), 2.0, 4)])
+    reason = join(records, "new", 2, 1.0, 4).reason
     assert reason.startswith("every block had the same throughput, 0.5 rows/s, and ")
-    assert join([placed("a", Span(0, 4), 2.0, 4)], "new", 9, 1.0, 4).reason == "this machine holds all 4 blocks"
+    assert join(records, "new", 9, 1.0, 4).reason == "this machine holds all 4 blocks"
 
 
 def test_reason_names_some_of_many_weakest_blocks() -> None:
-    records = [placed("a", Span(0, 6), 6.0, 6), placed("b", Span(2, 4), 2.0, 6)]
+    records = twice([placed("a", Span(0, 6), 6.0, 6), placed("b", Span(2, 4), 2.0, 6)])
     placement = join(records, "new", 2, 2.0, 6)
     assert placement.reason == f"blocks {placement.span} were among the weakest: 1 rows/s"
 
