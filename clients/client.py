@@ -37,7 +37,7 @@ class Model:
 
 
 class Client:
-    """Shared by all sessions of one model; lives on one event loop. `async with` keeps the view fresh."""
+    """Shared by all sessions of one model; made and used on one event loop. `async with` keeps the view fresh."""
 
     dial_seconds = 5.0
     open_seconds = 10.0  # a session opens in one round trip; the rest is for a peer busy with a long batch
@@ -50,8 +50,9 @@ class Client:
         self.codec = codec
         self.transport = transport
         self.hops = Hops(transport, self.dial_seconds)
-        self.backoff: Backoff[PeerId] = Backoff(time.monotonic)
-        self.unreachable: Backoff[tuple[PeerId, PeerId]] = Backoff(time.monotonic, base=60.0, ceiling=600.0)
+        clock = asyncio.get_running_loop().time
+        self.backoff: Backoff[PeerId] = Backoff(clock)
+        self.unreachable: Backoff[tuple[PeerId, PeerId]] = Backoff(clock, base=60.0, ceiling=600.0)
         self.me = Contact(transport.peer_id)
         self.view = View.of((), model=model.digest, num_blocks=model.num_blocks, now=time.time())
         self._directory = directory

@@ -1,14 +1,13 @@
 """`swarm demo`: four real peers on this machine, an answer through them, and a peer killed in the middle of it."""
 
 import os
-import tempfile
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -17,20 +16,20 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from clients.chat import encode_chat
+from clients.local_swarm import LocalSwarm
 from clients.model import SwarmModelForCausalLM
 from clients.options import CacheDir
 from clients.story import Story, show_chain
 from swarm.catalogue import default_cache
 from swarm.checkpoint import Checkpoint, resolve
 from swarm.errors import SwarmError, UsageError
-from swarm.subprocesses import ServeProcess
-from swarm.terminal import quiet_libraries
+from swarm.ids import PeerId
+from swarm.terminal import plain, quiet_libraries
 
 __all__ = ["demo"]
 
 NAMES = ("ada", "bela", "carl", "dora")
 PROMPT = "Explain in a few sentences why the sky is blue."
-START_SECONDS = 180.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,47 +62,38 @@ def demo(
     console = Console(highlight=False, soft_wrap=True)
     cache = cache_dir or default_cache(os.environ)
     setting = _Setting(resolve(model, cache=cache), cache, prompt, max_new_tokens, kill_after)
-    with ExitStack() as stack:
-        peers = _start_peers(stack, console, setting)
-        same = _ask(console, peers, setting)
+    with LocalSwarm(setting.checkpoint, cache) as swarm:
+        _start(console, swarm, setting.checkpoint)
+        same = _ask(console, swarm, setting)
         if stay:
-            _stay(console, peers, model)
+            _stay(console, swarm, model)
     if not same:
-        raise SwarmError("the answer differs from the one of the same model in one process: this is a bug, please tell us")
+        raise SwarmError("the answer differs from that of the same model in one process: please report this")
 
 
 # --- the swarm ---------------------------------------------------------------------------------------------------
 
 
-def _start_peers(stack: ExitStack, console: Console, setting: _Setting) -> list[ServeProcess]:
-    model, started = setting.checkpoint, time.monotonic()
+def _start(console: Console, swarm: LocalSwarm, model: Checkpoint) -> None:
+    started = time.monotonic()
     half = (model.num_blocks + 1) // 2
     console.print(
         f"[bold]A swarm for {model.name}[/]: {model.num_blocks} blocks; {len(NAMES)} peers, each with room for {half}"
     )
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swarm-demo-")))
-
-    def start(name: str, *swarm: str) -> ServeProcess:
-        arguments = [str(model.folder), *swarm, "--num-blocks", str(half), "--threads", "1", "--public-name", name]
-        arguments += ["--identity-path", str(folder / f"{name}.key"), "--cache-dir", str(setting.cache)]
-        return stack.enter_context(ServeProcess(arguments, name=name))
-
-    peers = [start(NAMES[0], "--new-swarm")]
-    address = peers[0].wait_ready(START_SECONDS).addresses[0]
-    peers += [start(name, "--initial-peers", address) for name in NAMES[1:]]
-    for peer in peers:
-        ready = peer.wait_ready(START_SECONDS)
-        console.print(f"  [green]●[/] {peer.name:<5} {ready.peer_id[-8:]}  blocks {ready.blocks!s:<6} [dim]{ready.reason}[/]")
+    swarm.start_all(NAMES, "--num-blocks", str(half))
+    for peer in swarm.peers:
+        ready = peer.ready
+        where = f"{peer.name:<5} {ready.peer_id[-8:]}  blocks {ready.blocks!s:<6}"
+        console.print(f"  [green]●[/] {where} [dim]{plain(ready.reason)}[/]")
     console.print(f"[dim]  up in {time.monotonic() - started:.0f} s[/]\n")
-    return peers
 
 
-def _stay(console: Console, peers: Sequence[ServeProcess], model: str) -> None:
-    alive = [peer for peer in peers if peer.alive]
-    address = alive[0].ready.addresses[0]
+def _stay(console: Console, swarm: LocalSwarm, model: str) -> None:
+    alive = next(peer for peer in swarm.peers if peer.alive)
+    address = swarm.address
     console.print("\n[bold]The swarm stays up.[/] On another terminal:")
     for line in (
-        alive[0].ready.join,
+        alive.ready.join,
         f'swarm run {model} "Hi there" --initial-peers {address}',
         f"swarm status --initial-peers {address}",
     ):
@@ -116,47 +106,48 @@ def _stay(console: Console, peers: Sequence[ServeProcess], model: str) -> None:
 # --- the answer --------------------------------------------------------------------------------------------------
 
 
-def _ask(console: Console, peers: Sequence[ServeProcess], setting: _Setting) -> bool:
+def _ask(console: Console, swarm: LocalSwarm, setting: _Setting) -> bool:
     """Tell the story and its summary; returns whether the answer is the one of a single process."""
-    by_id = {peer.ready.peer_id: peer for peer in peers}
     tokenizer = AutoTokenizer.from_pretrained(setting.checkpoint.folder)
     input_ids = encode_chat(tokenizer, [("user", setting.prompt)])
     killed: list[float] = []
 
     def kill_one(tokens: int) -> None:
         if tokens == setting.kill_after:
-            victim = by_id[story.chains[-1][-1].peer]
+            victim = swarm.named(story.chains[-1][-1].peer)
             story.say(f"[bold red]SIGKILL to {victim.name}[/]", "the last hop of the chain")
             victim.kill()
             killed.append(time.monotonic())
 
-    names = {peer_id: peer.name for peer_id, peer in by_id.items()}
+    names = {peer.ready.peer_id: peer.name for peer in swarm.peers}
     story = Story(tokenizer, console, console, names=names, after_token=kill_one)
     console.print(f"[bold]> {setting.prompt}[/]")
     started = time.monotonic()
     with SwarmModelForCausalLM.from_pretrained(
         str(setting.checkpoint.folder),
-        initial_peers=[peer.ready.addresses[0] for peer in peers],
+        initial_peers=swarm.addresses,
         cache=setting.cache,
         observer=story.hear,
     ) as model:
         output = model.generate(input_ids, max_new_tokens=setting.max_new_tokens, do_sample=False, streamer=story)
-    answer = output[0, input_ids.shape[1] :].tolist()
+    answer: list[int] = output[0, input_ids.shape[1] :].tolist()
     same = answer == _local_answer(setting, input_ids)
     gap = next((at - killed[0] for at in story.times if killed and at > killed[0]), None)
-    _sum_up(console, story, names, gap, same, started)
+    _sum_up(console, story, names, gap=gap, same=same, started=started)
     return same
 
 
 def _local_answer(setting: _Setting, input_ids: Tensor) -> list[int]:
     """The same weights in this process, for comparison."""
-    local = AutoModelForCausalLM.from_pretrained(setting.checkpoint.folder, dtype=torch.float32)
+    local: Any = AutoModelForCausalLM.from_pretrained(setting.checkpoint.folder, dtype=torch.float32)
     output = local.generate(input_ids, max_new_tokens=setting.max_new_tokens, do_sample=False)
     tokens: list[int] = output[0, input_ids.shape[1] :].tolist()
     return tokens
 
 
-def _sum_up(console: Console, story: Story, names: dict, gap: float | None, same: bool, started: float) -> None:
+def _sum_up(
+    console: Console, story: Story, names: Mapping[PeerId, str], *, gap: float | None, same: bool, started: float
+) -> None:
     tokens = len(story.tokens)
     rate = (tokens - 1) / (story.times[-1] - story.times[0]) if tokens > 1 else 0.0
     verdict = "[green]identical[/] to the same model in one process" if same else "[red]DIFFERENT[/] from one process"

@@ -18,6 +18,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from clients.blocks import Remote, adopt_blocks, blocks_of
 from clients.cache import Opener, SwarmCache
+from clients.events import Observer
 from clients.loading import build
 from clients.streaming import TokenStream
 from swarm.catalogue import default_cache
@@ -51,6 +52,7 @@ class SwarmModelForCausalLM(PreTrainedModel, GenerationMixin):
         patience: float = 30.0,
         cache: Path | None = None,
         connection: Opener | None = None,
+        observer: Observer | None = None,
     ) -> Self:
         """Join the swarm of a model, with embeddings, final norm and head on this machine.
 
@@ -68,7 +70,7 @@ class SwarmModelForCausalLM(PreTrainedModel, GenerationMixin):
             from clients.connection import Connection  # heavy: it brings the network
 
             codec = codec or _LOSSLESS.get(model.dtype, "fp32")
-            opened = Connection.open(checkpoint, initial_peers=initial_peers, codec=codec, patience=patience)
+            opened = Connection.open(checkpoint, initial_peers=initial_peers, codec=codec, patience=patience, observer=observer)
             model._on_close.callback(opened.close)
             connection = opened
         model._connection = connection
@@ -188,11 +190,11 @@ class SwarmModelForCausalLM(PreTrainedModel, GenerationMixin):
     def _validate_generated_length(
         self, generation_config: GenerationConfig, input_ids_length: int, has_default_max_length: bool
     ) -> None:
-        longest = generation_config.max_length
-        if self._max_positions is not None and longest is not None and longest > self._max_positions:
+        new = max(1, (generation_config.max_length or 0) - input_ids_length)
+        if self._max_positions is not None and input_ids_length + new > self._max_positions:
             raise UsageError(
-                f"{input_ids_length} tokens of prompt and up to {longest - input_ids_length} new ones are more than this "
-                f"model's context of {self._max_positions}: shorten the prompt or lower max_new_tokens"
+                f"{input_ids_length} tokens of prompt and up to {new} new ones are more than this model's context of "
+                f"{self._max_positions}: shorten the prompt or lower max_new_tokens"
             )
         super()._validate_generated_length(generation_config, input_ids_length, has_default_max_length)
 

@@ -29,7 +29,9 @@ def run(
     top_p: Annotated[float, typer.Option(min=0, max=1, help="Sample among the likeliest tokens of this share.")] = 1.0,
     seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
     system: Annotated[str | None, typer.Option(help="Instructions that come before the prompt.")] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt as plain text, without a chat template.")] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Continue the prompt as plain text, without a chat template.")
+    ] = False,
     codec: Annotated[str, typer.Option(help="How hidden states travel: fp32, fp16, bf16, or int8.")] = "fp32",
     patience: Patience = 30.0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object at the end instead of a stream.")] = False,
@@ -56,7 +58,9 @@ def run(
         story.append(Story(tokenizer, answers, notes))
         turns = [("system", system)] if system else []
         ids = encode_text(tokenizer, text) if raw else encode_chat(tokenizer, [*turns, ("user", text)])
-        sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature else {"do_sample": False}
+        sampling = (
+            {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature else {"do_sample": False}
+        )
         output = swarm_model.generate(ids, max_new_tokens=max_new_tokens, streamer=story[0], **sampling)
     if as_json:
         _print_json(tokenizer, output[0, ids.shape[1] :].tolist(), story[0])

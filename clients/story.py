@@ -1,4 +1,4 @@
-"""What happens during one answer, told to a terminal as it happens: tokens, the chain in use, peers lost and replaced."""
+"""What happens during one answer, told to a terminal as it happens: tokens, the chain in use, peers lost."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ def show_chain(hops: tuple[Hop, ...], names: Mapping[PeerId, str]) -> str:
     return " → ".join(f"{plain(names.get(hop.peer) or hop.name or hop.peer[-8:], 24)} {hop.span}" for hop in hops)
 
 
-class Story(BaseStreamer):  # type: ignore[no-untyped-call,misc]
+class Story(BaseStreamer):
     """A streamer for `generate` (put, end) and an observer of sessions (hear); both may run on threads of their own.
 
     `text` shows the answer, `notes` everything else. `times`: when each token came, in seconds of the monotonic clock.

@@ -1,0 +1,64 @@
+"""Serving peers on this machine, for demonstrations and measurements: real processes, identities of their own."""
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from swarm.checkpoint import Checkpoint
+from swarm.ids import PeerId
+from swarm.subprocesses import ServeProcess
+
+__all__ = ["LocalSwarm"]
+
+START_SECONDS = 180.0
+
+
+class LocalSwarm:
+    """A context manager; whatever it started is gone when it ends."""
+
+    def __init__(self, checkpoint: Checkpoint, cache: Path, *, threads: int = 1) -> None:
+        self.peers: list[ServeProcess] = []
+        self._checkpoint = checkpoint
+        self._cache = cache
+        self._threads = threads
+        self._stack = ExitStack()
+        self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="swarm-local-")))
+
+    def start(self, name: str, *arguments: str) -> ServeProcess:
+        """One more peer: the first begins a swarm, the others join it. Not ready yet when this returns."""
+        way_in = ["--initial-peers", self.address] if self.peers else ["--new-swarm"]
+        own = ["--identity-path", str(self._folder / f"{name}.key"), "--public-name", name]
+        common = ["--cache-dir", str(self._cache), "--threads", str(self._threads)]
+        peer = ServeProcess([str(self._checkpoint.folder), *way_in, *own, *common, *arguments], name=name)
+        self.peers.append(self._stack.enter_context(peer))
+        return peer
+
+    def start_all(self, names: Sequence[str], *arguments: str) -> None:
+        """Start peers and wait until all of them serve; raises SwarmError with the log of one that does not."""
+        for name in names:
+            self.start(name, *arguments)
+            if len(self.peers) == 1:
+                self.peers[0].wait_ready(START_SECONDS)  # the others need somebody to join
+        for peer in self.peers:
+            peer.wait_ready(START_SECONDS)
+
+    @property
+    def address(self) -> str:
+        """Where to join: the first peer that is still alive."""
+        return next(peer for peer in self.peers if peer.alive).wait_ready(START_SECONDS).addresses[0]
+
+    @property
+    def addresses(self) -> list[str]:
+        return [peer.ready.addresses[0] for peer in self.peers if peer.alive]
+
+    def named(self, peer_id: PeerId) -> ServeProcess:
+        return next(peer for peer in self.peers if peer.ready.peer_id == peer_id)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stack.close()
