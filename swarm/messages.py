@@ -168,9 +168,10 @@ def _peer(value: Any) -> PeerId | None:
 def _contact(value: Any) -> Contact | None:
     if value is None:
         return None
-    peer, addresses = _list(value, "a contact", 2) if value else (None, None)
-    if peer is None:
-        raise WireError("a contact names a peer")
+    entry = _list(value, "a contact", 2)
+    if len(entry) != 2:
+        raise WireError("a contact is a peer and its addresses")
+    peer, addresses = entry
     texts = tuple(_text(address, "an address", 512) for address in _list(addresses, "addresses", 32))
     return Contact(PeerId(_text(peer, "a peer id", 128)), texts)
 
@@ -190,9 +191,13 @@ def _positions(value: Any) -> dict[RowId, int]:
     return {RowId(row): at for row, at in (_ints(entry, 2, "a row's position") for entry in _list(value, "positions"))}
 
 
+def _is_time(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 <= value <= 1e9
+
+
 def _trace(header: Mapping[str, Any]) -> tuple[tuple[float, float], ...]:
     entries = _list(header.get("trace", []), "a trace", 256)
-    if not all(isinstance(e, list) and len(e) == 2 and all(isinstance(x, int | float) for x in e) for e in entries):
+    if not all(isinstance(e, list) and len(e) == 2 and all(map(_is_time, e)) for e in entries):
         raise WireError("a trace is a list of (queue ms, compute ms)")
     return tuple((float(queue), float(compute)) for queue, compute in entries)
 
