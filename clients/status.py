@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from clients.blockmap import as_json, render
+from clients.drawing import as_json, render
 from clients.options import InitialPeers, split_peers
 from swarm.errors import NetworkError, UsageError
 from swarm.event_loop import new_event_loop

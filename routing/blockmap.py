@@ -28,6 +28,7 @@ class BlockRow:
 class PeerRow:
     peer: PeerId
     name: str
+    addresses: tuple[str, ...]
     span: Span
     state: PeerState
     throughput: float  # rows per second through the span
@@ -84,6 +85,7 @@ def _peer_row(record: PeerRecord, now: float) -> PeerRow:
     return PeerRow(
         peer=record.peer,
         name=record.public_name,
+        addresses=record.contact.addresses,
         span=record.span,
         state=record.state,
         throughput=record.throughput,

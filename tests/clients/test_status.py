@@ -3,7 +3,7 @@ import pytest
 from clients.status import only
 from swarm.cli import run
 from swarm.errors import UsageError
-from tests.clients.test_blockmap import OTHER, SMALL, record
+from tests.clients.test_drawing import OTHER, SMALL, record
 
 RECORDS = (record("a", 0, 30), record("b", 0, 8, model=OTHER, model_name="qwen", num_blocks=8))
 
