@@ -1,5 +1,5 @@
-"""What a family of models looks like, found out from the library itself: where its blocks are, and whether they can run in
-a swarm.
+"""What a family of models looks like, found out from the library itself: where its blocks are, and whether they can
+run in a swarm.
 
 No family is known by name. A skeleton without memory is built from the config and looked at.
 """
@@ -45,7 +45,10 @@ class Architecture:
 def architecture(config: PreTrainedConfig) -> Architecture:
     """Raises ModelError, in one sentence, if models of this config cannot run in a swarm."""
     _check_config(config)
-    model = skeleton(config)
+    try:
+        model = skeleton(config)
+    except Exception as error:  # the library raises whatever the values in the config led it to
+        raise ModelError(f"transformers cannot build this {_family(config)} model: {error}") from error
     path, blocks = _find_blocks(model, config)
     owner = model.get_submodule(path.rpartition(".")[0])
     if not isinstance(owner, PreTrainedModel) or "inputs_embeds" not in inspect.signature(owner.forward).parameters:
@@ -59,7 +62,7 @@ def architecture(config: PreTrainedConfig) -> Architecture:
 def skeleton(config: PreTrainedConfig) -> PreTrainedModel:
     """The whole causal model, without memory for its weights."""
     with torch.device("meta"):
-        return cast(PreTrainedModel, AutoModelForCausalLM.from_config(config))
+        return cast(PreTrainedModel, AutoModelForCausalLM.from_config(config))  # type: ignore[no-untyped-call]
 
 
 def _family(config: PreTrainedConfig) -> str:
@@ -86,6 +89,8 @@ def _unfit(config: PreTrainedConfig) -> str | None:
     shared = [name for name in SHARED_CACHE_FIELDS if getattr(config, name, None)]
     if shared:
         return f"some blocks use the keys and values of others ({shared[0]}), which may be on another machine"
+    if getattr(config, "hidden_size_per_layer_input", None):
+        return "every block needs the tokens themselves, besides the hidden states"
     if getattr(config, "use_bidirectional_attention", None):
         return "their attention also looks ahead"
     return None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from swarm import catalogue, gguf_import, hub
@@ -28,8 +29,8 @@ __all__ = ["Checkpoint", "client_weights", "load_span", "resolve"]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model, found but not loaded. `folder` holds config and tokenizer, and some or all of the weights. `config` is the
-    decoder's; treat it as read-only. Can be pickled."""
+    """A model, found but not loaded. `folder` holds config and tokenizer, and some or all of the weights. `config` is
+    the decoder's; treat it as read-only. Can be pickled."""
 
     name: str
     folder: Path
@@ -80,8 +81,9 @@ def load_span(
 ) -> PreTrainedModel:
     """The library's base model with `blocks` alone, numbered from 0; frozen, in eval mode.
 
-    Call it with `inputs_embeds=` the hidden states `[B, T, H]` that enter the first of its blocks; `last_hidden_state` is
-    what leaves the last, before the final norm. Where `dtype` is that of the files, weights are mapped, not copied."""
+    Call it with `inputs_embeds=` the hidden states `[B, T, H]` that enter the first of its blocks; `last_hidden_state`
+    is what leaves the last, before the final norm. Where `dtype` is that of the files, weights are mapped, not copied.
+    Raises ModelError."""
     if blocks.end > checkpoint.num_blocks:
         raise ModelError(f"{checkpoint.name} has blocks 0:{checkpoint.num_blocks}, so {blocks} is not among them")
     arch = checkpoint.architecture
@@ -89,7 +91,10 @@ def load_span(
     state = _read(checkpoint, {tensor.stored: tensor.within(blocks, arch.list_name) for tensor in wanted})
     options: dict[str, Any] = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     model = _build(checkpoint, blocks, state, dtype=dtype, **options)
-    return model.to(device).requires_grad_(False).eval()
+    model.requires_grad_(False).train(False)
+    if torch.device(device).type != "cpu":
+        nn.Module.to(model, device=device)
+    return model
 
 
 def client_weights(
@@ -164,7 +169,7 @@ def _build(
     what = f"blocks {blocks} of {checkpoint.name}"
     try:
         with quiet_library():
-            model, report = cls.from_pretrained(
+            loaded: Any = cls.from_pretrained(
                 None, config=checkpoint.config, state_dict=state, dtype=dtype, output_loading_info=True, **options
             )
     except MemoryError:
@@ -175,6 +180,7 @@ def _build(
         raise ModelError(f"{what} cannot be loaded: {error}") from error
     except (ImportError, ValueError) as error:  # a quantizer that is not installed, a shape that is not the config's
         raise ModelError(f"{what} cannot be loaded: {error}") from error
+    model, report = loaded
     _check_complete(what, report["missing_keys"])
     assert isinstance(model, PreTrainedModel)
     return model

@@ -1,7 +1,7 @@
 """What makes two copies of a model the same model: one digest of its config and its weights.
 
-The weights count by the sha256 of their files, which the hub knows without a download, so that a hub id and a local copy of
-it have one digest. The same weights split into other files are, for a swarm, another model.
+The weights count by the sha256 of their files, which the hub knows without a download, so that a hub id and a local
+copy of it have one digest. The same weights split into other files are, for a swarm, another model.
 """
 
 import hashlib

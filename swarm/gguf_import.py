@@ -1,8 +1,9 @@
 """A GGUF file, converted once into a Hugging Face folder in the cache.
 
-Weights are stored as fp32: 4- and 8-bit values times a 16-bit scale plus a 16-bit offset do not fit fp16 or bf16 without
-loss, and a file in the dtype of the computation is mapped instead of copied. Everyone who converts the same file gets the
-same bytes, so the digests agree. The library's own reader does the work, and holds all of the fp32 weights while it does.
+Weights are stored as fp32: 4- and 8-bit values times a 16-bit scale plus a 16-bit offset do not fit fp16 or bf16
+without loss, and a file in the dtype of the computation is mapped instead of copied. Everyone who converts the same
+file gets the same bytes, so the digests agree. The library's own reader does the work, and holds all of the fp32
+weights while it does.
 """
 
 import shutil
@@ -14,7 +15,7 @@ import psutil
 import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedConfig
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 from swarm import atomic
@@ -45,7 +46,7 @@ def convert(path: Path, *, cache: Path) -> Path:
                     _write(path, folder)
     except filelock.Timeout:
         raise ModelError(
-            f"another process has been converting {path.name} for {LOCK_TIMEOUT / 60:.0f} minutes; stop it and try again"
+            f"another process has been converting {path.name} for {LOCK_TIMEOUT / 60:.0f} minutes; stop it first"
         ) from None
     except (OSError, SafetensorError) as error:
         raise ModelError(
@@ -69,11 +70,17 @@ def _write(path: Path, folder: Path) -> None:
     architecture(config)  # refuse before the long part
     model = skeleton(config)
     _check_room(sum(p.numel() for p in model.parameters()) * torch.float32.itemsize, folder)
-    tensors = _read(path, lambda: load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model)["tensors"])
+    tensors = _read(path, lambda: _dequantized(path, model))
     tokenizer = _read(path, lambda: AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name))
     save_torch_state_dict(tensors, folder, max_shard_size=MAX_SHARD, metadata={"format": "pt"})
     _write_config(config, type(model).__name__, folder)
     tokenizer.save_pretrained(folder)
+
+
+def _dequantized(path: Path, model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    tensors: dict[str, torch.Tensor]
+    tensors = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model)["tensors"]  # type: ignore[no-untyped-call]
+    return tensors
 
 
 def _write_config(config: PreTrainedConfig, class_name: str, folder: Path) -> None:

@@ -1,8 +1,8 @@
 """A base model of the library that holds one span of blocks and nothing else.
 
-The class is made at run time from the family's own base class. It first builds the whole model, so that each block is made
-by its place in the whole (dense or sparse, sliding or full, with or without rotation), then keeps the span's. That happens
-on the meta device, where it costs no memory.
+The class is made at run time from the family's own base class. It first builds the whole model, so that each block is
+made by its place in the whole (dense or sparse, sliding or full, with or without rotation), then keeps the span's. That
+happens on the meta device, where it costs no memory.
 """
 
 from typing import Any, cast
@@ -31,7 +31,7 @@ class _Hollow:
     _span: Span
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(config, *args, **kwargs)
+        super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
         model = cast(PreTrainedModel, self)
         blocks = cast(nn.ModuleList, getattr(model, self._list_name))
         total = len(blocks)
@@ -54,9 +54,9 @@ class _Hollow:
 class _NoEmbedding(nn.Module):
     """Stands for an embedding whose result is thrown away before the first block."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, embedding: nn.Embedding) -> None:
         super().__init__()
-        self.dim = dim
+        self.dim = embedding.embedding_dim
 
     def forward(self, ids: torch.Tensor, *_args: Any, **_kwargs: Any) -> torch.Tensor:
         return torch.zeros((), device=ids.device).expand(*ids.shape, self.dim)
@@ -80,5 +80,4 @@ def _hollow_out(model: PreTrainedModel, list_name: str) -> None:
     for name, child in list(model.named_children()):
         if name == list_name or not any(True for _ in child.parameters()):
             continue
-        embeds = isinstance(child, nn.Embedding)
-        setattr(model, name, _NoEmbedding(child.embedding_dim) if embeds else nn.Identity())
+        setattr(model, name, _NoEmbedding(child) if isinstance(child, nn.Embedding) else nn.Identity())

@@ -1,4 +1,4 @@
-"""Models on the Hugging Face hub, or on any server that speaks its protocol: what a repository holds, and single files of it.
+"""Models on the Hugging Face hub, or on any server that speaks its protocol: what a repository holds, and single files.
 
 `huggingface_hub` does the talking and keeps its shared cache; HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE are its
 affair. Here are the few calls that a swarm needs, with errors in sentences.
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
-from huggingface_hub.errors import (
+from huggingface_hub.errors import (  # type: ignore[attr-defined]
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
@@ -28,6 +28,7 @@ from huggingface_hub.errors import (
 from swarm import atomic
 from swarm.digest import file_sha256
 from swarm.errors import ModelError
+from swarm.weights import quiet_library
 
 __all__ = ["Hub", "Repo", "fetch", "looks_like_hub_id", "open_repo", "shard_digests"]
 
@@ -62,7 +63,7 @@ def looks_like_hub_id(name: str) -> bool:
 
 def open_repo(repo_id: str, revision: str | None, hub: Hub) -> tuple[Repo, Path]:
     """The repository and a folder with its small files: config, tokenizer, index. Raises ModelError."""
-    with _sentences(repo_id, revision, hub):
+    with _sentences(repo_id, revision, hub), quiet_library():
         folder = snapshot_download(
             repo_id,
             revision=revision,
@@ -94,8 +95,8 @@ def fetch(repo: Repo, file: str) -> Path:
 
 
 def shard_digests(repo: Repo, files: Sequence[str], cache: Path) -> dict[str, str]:
-    """The sha256 of each of `files`, without a download where the hub stores them as large files. A commit never changes,
-    so the answer is kept in `cache`, and serves offline."""
+    """The sha256 of each of `files`, without a download where the hub stores them as large files. A commit never
+    changes, so the answer is kept in `cache`, and serves offline."""
     note = cache / "hub" / repo.id.replace("/", "--") / f"{repo.commit}.json"
     known = _read_note(note)
     if not set(files) <= known.keys():

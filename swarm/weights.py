@@ -34,34 +34,57 @@ INDEX_FILE = "model.safetensors.index.json"
 
 @dataclass(frozen=True, slots=True)
 class TensorName:
-    """`stored`: its name in the checkpoint; `causal`: in the causal model; `block`: None if it is the client's."""
+    """`stored`: its name in the files; `text`: the same without the prefix of a larger, multimodal model; `causal`: its
+    name in the causal model; `block`: None if it is the client's."""
 
     stored: str
+    text: str
     causal: str
     block: int | None
 
     def within(self, blocks: Span, list_name: str) -> str:
-        """The stored name, as if the model began with `blocks`."""
+        """Its stored name, if `blocks` were the whole model."""
         assert self.block is not None
         old, new = f"{list_name}.{self.block}.", f"{list_name}.{self.block - blocks.start}."
-        if old not in self.stored:  # the family calls its list otherwise on disk
+        if old not in self.text:  # the family calls its list otherwise in the files
             old, new = f".{self.block}.", f".{self.block - blocks.start}."
-        return self.stored.replace(old, new, 1)
+        return self.text.replace(old, new, 1)
 
 
 def name_tensors(stored: Iterable[str], config: PreTrainedConfig, arch: Architecture) -> tuple[TensorName, ...]:
-    """What the library would make of each stored name when it loads the causal model."""
+    """What the library makes of each stored name when it loads the causal model; without what that model does not have,
+    such as a vision tower."""
+    stored = tuple(stored)
     model = skeleton(config)
     expected = model.state_dict()
     mapping = get_model_conversion_mapping(model)
     renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
     converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
 
-    def name(stored: str) -> TensorName:
-        causal, _ = rename_source_key(stored, renamings, converters, model.base_model_prefix, expected)
-        return TensorName(stored, causal, arch.block_index(causal))
+    def under(prefix: str) -> dict[str, TensorName]:
+        found = {}
+        for name in stored:
+            if name.startswith(prefix):
+                text = name[len(prefix) :]
+                causal, _ = rename_source_key(text, renamings, converters, model.base_model_prefix, expected)
+                if causal in expected or arch.block_index(causal) is not None:
+                    found[name] = TensorName(name, text, causal, arch.block_index(causal))
+        return found
 
-    return tuple(map(name, stored))
+    def covered(found: Mapping[str, TensorName]) -> int:
+        return len({tensor.causal for tensor in found.values()} & expected.keys())
+
+    plain = under("")
+    if any(tensor.block is not None for tensor in plain.values()):
+        return tuple(plain.values())
+    nested = max((under(prefix) for prefix in _prefixes(stored)), key=covered, default={})
+    return tuple((plain | nested).values())
+
+
+def _prefixes(stored: Iterable[str]) -> list[str]:
+    """Every path, of one or two parts, under which a larger model may keep its text model; shortest first."""
+    paths = {".".join(name.split(".")[:depth]) + "." for name in stored for depth in (1, 2) if name.count(".") > depth}
+    return sorted(paths, key=lambda path: (path.count("."), path))
 
 
 def read_index(path: Path) -> dict[str, str]:
@@ -99,11 +122,13 @@ def _unreadable(path: Path, error: Exception) -> str:
 
 @contextmanager
 def quiet_library() -> Iterator[None]:
-    """No progress bars from transformers: who calls us has a display of their own."""
-    shown = library_logging.is_progress_bar_enabled()
-    library_logging.disable_progress_bar()
+    """Neither progress bars nor reports from transformers: what matters of them becomes an error of ours."""
+    shown, verbosity = library_logging.is_progress_bar_enabled(), library_logging.get_verbosity()
+    library_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    library_logging.set_verbosity_error()
     try:
         yield
     finally:
+        library_logging.set_verbosity(verbosity)
         if shown:
-            library_logging.enable_progress_bar()
+            library_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
