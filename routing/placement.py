@@ -42,9 +42,9 @@ def place(
     """The span for `peer`, which can hold `capacity` blocks and computes `block_rate` rows per second through one.
 
     Chosen is what lifts the weakest block, then the second weakest, and so on; of two blocks that one is weaker which
-    has fewer peers, up to `replicas`, then the one with less throughput. Spans equal in this are told apart by what they
-    leave of the weakest blocks, the fewest pieces and the fewest further peers; then by lot, so that peers that join at
-    the same moment differ.
+    has fewer peers, up to `replicas`, then the one with less throughput. Spans equal in this are told apart by what
+    they leave of the weakest blocks, the fewest pieces and the fewest further peers; then by lot, so that peers that
+    join at the same moment differ.
 
     What `view` says of `peer` itself is ignored. `fixed` is taken as it is, whatever the capacity.
 

@@ -82,6 +82,10 @@ LINK = st.builds(Link, st.sampled_from([0.0, 0.001, 0.02, 0.3]), st.sampled_from
 
 @st.composite
 def links(draw: st.DrawFn) -> Links:
-    names = st.sampled_from([CLIENT, *(PeerId(f"peer{i}") for i in range(5))])
-    known = draw(st.dictionaries(st.tuples(names, names), LINK, max_size=12))
+    """Some pairs known; often every way from the client, from which the others are then estimated."""
+    peers = [PeerId(f"peer{i}") for i in range(5)]
+    names = st.sampled_from([CLIENT, *peers])
+    known = draw(st.dictionaries(st.tuples(names, names), LINK, max_size=6))
+    if draw(st.booleans()):
+        known |= {(CLIENT, peer): draw(LINK) for peer in peers}
     return Links(draw(LINK), known, draw(st.sampled_from([None, CLIENT])))
