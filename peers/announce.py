@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from swarm.directory import Directory
-from swarm.errors import NetworkError
+from swarm.errors import NetworkError, RecordError
 from swarm.record import PeerRecord, PeerState
+from swarm.sealing import CLOCK_TOLERANCE
 
 __all__ = ["Announcer", "Load", "Timing"]
 
@@ -57,6 +58,7 @@ class Announcer:
         self._clock = clock
         self._issued = 0.0
         self._changed = asyncio.Event()
+        self._known = asyncio.Event()  # set while the directory has the record as it is
         self._failures = 0
 
     @property
@@ -66,19 +68,30 @@ class Announcer:
     def change(self, **fields: Any) -> None:
         """Other fields of the record, announced soon by `run`."""
         self._record = replace(self._record, **fields)
+        self._known.clear()
         self._changed.set()
 
     async def announce(self) -> None:
-        """The record as it is now. Raises NetworkError when nobody took it in time."""
-        self._changed.clear()
-        await self._send(self._record, self._timing.patience)
+        """The record as it is now. Raises NetworkError if nobody took it in time, RecordError if it can't be one."""
+        await self._announce(self._timing.patience)
+
+    async def announced(self) -> bool:
+        """Wait until `run` has announced the last change, but not for ever; returns whether it has."""
+        try:
+            async with asyncio.timeout(self._timing.patience):
+                await self._known.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def run(self) -> None:
-        """Announce now, on every change and every period, until cancelled."""
+        """Announce on every change and every period, until cancelled; now, if that has not been done."""
+        if self._known.is_set():
+            await self._pause(self._timing.period)
         while True:
             try:
                 await self.announce()
-            except NetworkError as error:
+            except (NetworkError, RecordError) as error:
                 self._failures += 1
                 wait = min(self._timing.first_retry * 2 ** (self._failures - 1), self._timing.period)
                 _log.warning("the directory did not take our record; trying again in %.0f s: %s", wait, error)
@@ -91,16 +104,23 @@ class Announcer:
 
     async def withdraw(self) -> None:
         """Say that this peer is gone. Call it when `run` has ended; a directory that fails is only logged."""
+        if self._record.state is PeerState.OFFLINE and self._known.is_set():
+            return
         self._record = replace(self._record, state=PeerState.OFFLINE)
         try:
-            await self._send(self._record, self._timing.farewell)
-        except NetworkError as error:
+            await self._announce(self._timing.farewell)
+        except (NetworkError, RecordError) as error:
             _log.info("could not say goodbye; our record runs out in %.0f s: %s", self._timing.lifetime, error)
 
+    async def _announce(self, patience: float) -> None:
+        record = self._record
+        self._changed.clear()
+        await self._send(record, patience)
+        if record is self._record:
+            self._known.set()
+
     async def _send(self, record: PeerRecord, patience: float) -> None:
-        now = self._clock()
-        # a clock that was set back must not make our newest record look older than the last
-        self._issued = max(now, self._issued + 0.001)
+        self._issued = _later(self._clock(), self._issued)
         load = self._load()
         current = replace(
             record,
@@ -121,3 +141,9 @@ class Announcer:
                 await self._changed.wait()
         except TimeoutError:
             pass
+
+
+def _later(now: float, last: float) -> float:
+    """When a record is issued: after the last one, even when the clock was set back a little; a record from further in
+    the future would be refused, so a clock that was set back more is followed."""
+    return now if now < last - CLOCK_TOLERANCE else max(now, last + 0.001)

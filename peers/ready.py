@@ -7,7 +7,7 @@ from typing import Any
 
 from swarm.ids import PeerId, Span
 
-__all__ = ["Ready", "join_command", "run_command"]
+__all__ = ["Ready", "is_loopback", "join_command", "run_command"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,5 +76,8 @@ def run_command(model: str, addresses: Sequence[str]) -> str:
 
 def _for_elsewhere(addresses: Sequence[str]) -> str:
     """The address to paste: the first that is not loopback, which would reach nobody from another machine."""
-    outside = [address for address in addresses if "/127.0.0.1/" not in address and "/::1/" not in address]
-    return next(iter(outside or addresses), "")
+    return next(iter(sorted(addresses, key=is_loopback)), "")
+
+
+def is_loopback(address: str) -> bool:
+    return address.startswith(("/ip4/127.", "/ip6/::1/"))

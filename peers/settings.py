@@ -1,5 +1,6 @@
 """What a volunteer asks for: the options of `swarm serve`, checked."""
 
+import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from pathlib import Path
 from swarm.errors import UsageError
 from swarm.ids import Span
 
-__all__ = ["DEVICES", "PRECISIONS", "ServeSettings", "parse_peers", "parse_precision"]
+__all__ = ["DEVICES", "PRECISIONS", "ServeSettings", "announced_addresses", "parse_peers", "parse_precision"]
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _LONG_NAMES = {"float32": "fp32", "float": "fp32", "bfloat16": "bf16", "float16": "fp16", "half": "fp16"}
@@ -37,7 +38,7 @@ class ServeSettings:
     kv_tokens: int | None = None
     identity: Path | None = None
     data: Path  # where identities are kept when `identity` names none
-    cache: Path | None = None
+    cache: Path
     revision: str | None = None
     public_name: str = ""
 
@@ -73,6 +74,27 @@ def parse_peers(texts: Iterable[str]) -> tuple[str, ...]:
                 "and every serving peer prints its own"
             )
     return tuple(dict.fromkeys(addresses))
+
+
+def announced_addresses(texts: Iterable[str], port: int | None) -> tuple[str, ...]:
+    """Multiaddresses from `--announce` options: as they are, or made from IP or IP:PORT (without: `port`). Raises
+    UsageError."""
+    parts = [part for text in texts for part in text.replace(",", " ").split()]
+    return tuple(part if part.startswith("/") else _multiaddress(part, port) for part in parts)
+
+
+def _multiaddress(text: str, port: int | None) -> str:
+    host, colon, last = text.rpartition(":")
+    if ":" in host and not host.startswith("["):  # a bare IPv6 address
+        host, colon = "", ""
+    host, number = (host.strip("[]"), last) if colon else (text.strip("[]"), str(port or ""))
+    try:
+        version = ipaddress.ip_address(host).version
+    except ValueError:
+        raise UsageError(f"--announce {text}: give an IP address, IP:PORT, or a multiaddress such as /dns4/…") from None
+    if not (number.isdecimal() and 0 < int(number) <= _HIGHEST_PORT):
+        raise UsageError(f"--announce {text}: which port? Give IP:PORT, or --port as well")
+    return f"/ip{version}/{host}/tcp/{number}"
 
 
 def parse_precision(text: str) -> str:

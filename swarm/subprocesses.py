@@ -66,7 +66,7 @@ class ServeProcess:
         *,
         name: str = "peer",
         environment: Mapping[str, str] | None = None,
-        command: Sequence[str] = (sys.executable, "-m", "swarm.cli", "serve"),
+        command: Sequence[str] = (sys.executable, "-m", "swarm", "serve"),
     ) -> None:
         """`arguments` as after `swarm serve`; `environment` is added to our own; `name` is for messages."""
         self.name = name

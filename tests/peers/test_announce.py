@@ -156,8 +156,8 @@ async def test_farewell_to_a_dead_directory_takes_a_few_seconds_at_most() -> Non
 
 
 @in_virtual_time
-async def test_later_announcements_win_even_when_the_clock_is_set_back() -> None:
-    clock = iter([EPOCH + 50, EPOCH + 10, EPOCH + 20])
+async def test_later_announcements_win_when_the_clock_is_set_back_a_little() -> None:
+    clock = iter([EPOCH + 3, EPOCH + 1, EPOCH + 2])
     directory = Weather()
     announcer = Announcer(directory, RECORD, lambda: Load(0, 0), timing=TIMING, clock=lambda: next(clock))
     for _ in range(3):
@@ -165,3 +165,26 @@ async def test_later_announcements_win_even_when_the_clock_is_set_back() -> None
     issued = [record.issued for record in directory.taken]
     assert issued == sorted(set(issued))
     assert directory.taken[-1] == replace(RECORD, issued=issued[-1], expires=issued[-1] + TIMING.lifetime)
+
+
+@in_virtual_time
+async def test_clock_that_is_set_back_an_hour_is_followed() -> None:
+    clock = iter([EPOCH + 3600, EPOCH])
+    directory = Weather(inner=MemoryDirectory({}, clock=lambda: EPOCH + 3600))
+    announcer = Announcer(directory, RECORD, lambda: Load(0, 0), timing=TIMING, clock=lambda: next(clock))
+    await announcer.announce()
+    directory.inner = MemoryDirectory({}, clock=lambda: EPOCH)
+    await announcer.announce()
+    assert directory.taken[-1].issued == EPOCH
+
+
+@in_virtual_time
+async def test_waiting_for_an_announcement_ends_when_it_was_made_or_takes_too_long() -> None:
+    directory = Weather()
+    async with announcing(directory) as announcer:
+        announcer.change(state=PeerState.ONLINE)
+        assert await announcer.announced()
+        assert directory.taken[-1].state is PeerState.ONLINE
+        directory.storm_until = float("inf")
+        announcer.change(state=PeerState.JOINING)
+        assert not await announcer.announced()

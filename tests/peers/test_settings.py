@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from peers.settings import ServeSettings, parse_peers, parse_precision
+from peers.settings import ServeSettings, announced_addresses, parse_peers, parse_precision
 from swarm.errors import UsageError
 from swarm.ids import Span
 
@@ -11,7 +11,7 @@ PEER = "/ip4/127.0.0.1/tcp/31330/p2p/12D3KooWGRUVh8ZDB8nTBCPNmKrVoGUrqVuRVuMcHkB
 
 
 def settings(**options: Any) -> ServeSettings:
-    return ServeSettings(model="tiny", data=Path("data"), **options)
+    return ServeSettings(model="tiny", data=Path("data"), cache=Path("cache"), **options)
 
 
 def test_swarm_must_be_joined_or_begun() -> None:
@@ -57,3 +57,23 @@ def test_what_is_no_address_is_refused_with_an_example(text: str) -> None:
 @pytest.mark.parametrize(("text", "name"), [("float32", "fp32"), ("torch.bfloat16", "bf16"), ("BF16", "bf16")])
 def test_precisions_go_by_their_long_names_too(text: str, name: str) -> None:
     assert parse_precision(text) == name
+
+
+@pytest.mark.parametrize(
+    ("text", "port", "address"),
+    [
+        ("203.0.113.7:4001", None, "/ip4/203.0.113.7/tcp/4001"),
+        ("203.0.113.7", 4002, "/ip4/203.0.113.7/tcp/4002"),
+        ("2001:db8::1", 4003, "/ip6/2001:db8::1/tcp/4003"),
+        ("[2001:db8::1]:4004", None, "/ip6/2001:db8::1/tcp/4004"),
+        ("/dns4/peer.example/tcp/4005", None, "/dns4/peer.example/tcp/4005"),
+    ],
+)
+def test_announced_addresses_are_written_as_people_write_them(text: str, port: int | None, address: str) -> None:
+    assert announced_addresses([text], port) == (address,)
+
+
+@pytest.mark.parametrize("text", ["example.org:4001", "203.0.113.7", "203.0.113.7:0"])
+def test_announced_address_without_ip_or_port_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="--announce"):
+        announced_addresses([text], None)

@@ -1,0 +1,120 @@
+"""`swarm serve`: host blocks of a model for a swarm, until told to stop."""
+
+import asyncio
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from peers.settings import DEVICES, PRECISIONS, ServeSettings, announced_addresses, parse_peers, parse_precision
+from peers.stopping import until_told
+from swarm.catalogue import default_cache
+from swarm.event_loop import new_event_loop
+from swarm.ids import Span
+from swarm.terminal import LogFormat, emit, setup_logging
+
+__all__ = ["serve"]
+
+
+def serve(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="A hub id, a local folder, a .gguf file, or an alias such as smollm2."),
+    ],
+    initial_peers: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ADDRESS", help="Join the swarm of this peer; repeat or separate by commas."),
+    ] = None,
+    new_swarm: Annotated[bool, typer.Option("--new-swarm", help="Begin a swarm of your own.")] = False,
+    blocks: Annotated[
+        str | None,
+        typer.Option(metavar="A:B", help="Host exactly blocks A to B-1; by default the swarm's need decides."),
+    ] = None,
+    num_blocks: Annotated[
+        int | None, typer.Option(metavar="N", help="Host N blocks; by default as many as fit into memory.")
+    ] = None,
+    host: Annotated[str, typer.Option(metavar="IP", help="The address to listen on.")] = "0.0.0.0",
+    port: Annotated[
+        int | None, typer.Option(metavar="PORT", help="The TCP port; by default 31330 if it is free, else any.")
+    ] = None,
+    announce: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Tell others this address (IP, IP:PORT or /ip4/…) instead of the local ones; repeatable.",
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(metavar="DEVICE", help=f"{DEVICES}.")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(metavar="TYPE", help=f"Precision of weights and KV: {', '.join(PRECISIONS)}.")
+    ] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(metavar="N", help="Threads that compute; by default one for each physical core.")
+    ] = None,
+    kv_cache_tokens: Annotated[
+        int | None, typer.Option(metavar="N", help="Tokens of all sessions to keep; by default what memory allows.")
+    ] = None,
+    identity_path: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The key file; by default the first free one in ~/.local/share/swarm."),
+    ] = None,
+    public_name: Annotated[str, typer.Option(metavar="NAME", help="Shown to others in `swarm status`.")] = "",
+    cache_dir: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where converted models are kept.")] = None,
+    revision: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Branch, tag or commit of a model on the hub.")
+    ] = None,
+    log_format: Annotated[
+        LogFormat, typer.Option(help="For people on stderr, or one JSON object a line on stdout.")
+    ] = LogFormat.PRETTY,
+    stop_with_stdin: Annotated[
+        bool, typer.Option("--stop-with-stdin", hidden=True, help="Leave when standard input ends.")
+    ] = False,
+) -> None:
+    """Serve blocks of a model to the swarm.
+
+    Begin a swarm with --new-swarm, or join one with --initial-peers; every peer prints the line that joins it. Ctrl-C
+    leaves in good order, a second one at once.
+    """
+    settings = ServeSettings(
+        model=model,
+        initial_peers=parse_peers(initial_peers or ()),
+        new_swarm=new_swarm,
+        blocks=Span.parse(blocks) if blocks is not None else None,
+        num_blocks=num_blocks,
+        host=host,
+        port=port,
+        announce=announced_addresses(announce or (), port),
+        device=device,
+        precision=parse_precision(dtype),
+        threads=threads,
+        kv_tokens=kv_cache_tokens,
+        identity=identity_path,
+        data=data_folder(os.environ, Path.home()),
+        cache=cache_dir or default_cache(os.environ),
+        revision=revision,
+        public_name=public_name,
+    )
+    setup_logging(log_format)
+    raise typer.Exit(_run(settings, log_format, stop_with_stdin=stop_with_stdin))
+
+
+def data_folder(environ: Mapping[str, str], home: Path) -> Path:
+    """Where a user's identities are kept. As the XDG specification says, a folder that is not absolute is ignored."""
+    folder = Path(environ.get("XDG_DATA_HOME", ""))
+    return (folder if folder.is_absolute() else home / ".local" / "share") / "swarm"
+
+
+def _run(settings: ServeSettings, log_format: LogFormat, *, stop_with_stdin: bool) -> int:
+    """The exit status."""
+    from peers.ready import Ready
+    from peers.volunteer import volunteer  # brings torch's and hivemind's seconds of import
+
+    def show(ready: Ready) -> None:
+        emit("ready", **ready.event())
+        if log_format is LogFormat.PRETTY:
+            print(ready.text(), flush=True)
+
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(until_told(volunteer(settings, show), stdin=stop_with_stdin))

@@ -1,0 +1,186 @@
+"""A volunteer's machine as a peer: its parts put together, from the options to a life on the network."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from transformers import PreTrainedConfig
+
+from peers.choosing import Room
+from peers.executor_settings import ExecutorSettings
+from peers.identity_lock import hold_identity
+from peers.lifecycle import Lifecycle, Offer, Patience, Served
+from peers.link import ProcessLink
+from peers.machine import Device, find_device, physical_cores, pick_port
+from peers.memory_budget import BlockCost, MemoryPlan, plan_memory, readable
+from peers.ready import Ready
+from peers.settings import ServeSettings
+from swarm.checkpoint import Checkpoint, resolve
+from swarm.errors import NetworkError, UsageError
+from swarm.identity import Identity
+from swarm.ids import Span
+from swarm.kademlia import KademliaDirectory
+from swarm.libp2p import Libp2pHost
+
+__all__ = ["volunteer"]
+
+_log = logging.getLogger(__name__)
+
+ITEM_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What this machine will do, before it knows which blocks."""
+
+    checkpoint: Checkpoint
+    device: Device
+    precision: str
+    memory: MemoryPlan
+    threads: int
+
+
+async def volunteer(settings: ServeSettings, on_ready: Callable[[Ready], None]) -> None:
+    """Serves until it is cancelled. Raises SwarmError, having cleaned up, when it can't begin or can't go on."""
+    async with AsyncExitStack() as stack:
+        identity, path = stack.enter_context(hold_identity(settings.identity, settings.data))
+        _log.info("identity %s from %s", identity.peer_id, path)
+        plan = await _plan(settings)
+        host = await _start_host(settings, identity)
+        stack.push_async_callback(host.close)
+        _log.info("joining the swarm" if settings.initial_peers else "beginning a new swarm")
+        directory = await KademliaDirectory.start(host, identity, settings.initial_peers, new_swarm=settings.new_swarm)
+        stack.push_async_callback(directory.close)
+        life = _life(settings, plan, host, directory, on_ready)
+        async with asyncio.TaskGroup() as group:
+            guard = group.create_task(_watch(host))
+            await life.run()
+            guard.cancel()
+
+
+async def _watch(host: Libp2pHost) -> None:
+    await host.ended()
+    raise NetworkError(
+        "the libp2p daemon of this peer has ended, so it can't be reached any more; start the peer again"
+    )
+
+
+# --- what this machine can do ----------------------------------------------------------------------------------------
+
+
+async def _plan(settings: ServeSettings) -> _Plan:
+    device = await find_device(settings.device)
+    precision = settings.precision if settings.precision != "auto" else _usual_precision(device)
+    _log.info("looking for model %s", settings.model)
+    checkpoint = await asyncio.to_thread(resolve, settings.model, cache=settings.cache, revision=settings.revision)
+    _log.info("model %s has %d blocks; its files are in %s", checkpoint.name, checkpoint.num_blocks, checkpoint.folder)
+    _check_blocks(settings, checkpoint)
+    cost = _block_cost(checkpoint, ITEM_BYTES[precision])
+    wanted = len(settings.blocks) if settings.blocks else settings.num_blocks
+    memory = plan_memory(
+        device.memory, cost, num_blocks=checkpoint.num_blocks, wanted=wanted, kv_tokens=settings.kv_tokens
+    )
+    _log.info("room for %d blocks in %s on %s (%s)", memory.blocks, precision, device.label, readable(device.memory))
+    return _Plan(checkpoint, device, precision, memory, settings.threads or physical_cores())
+
+
+def _usual_precision(device: Device) -> str:
+    """fp32 on processors, where everyone's results are then equal; half of that where it is at home."""
+    if device.name == "cpu":
+        return "fp32"
+    return "bf16" if device.bf16 else "fp16"
+
+
+def _check_blocks(settings: ServeSettings, checkpoint: Checkpoint) -> None:
+    most = checkpoint.num_blocks
+    if settings.blocks is not None and settings.blocks.end > most:
+        raise UsageError(
+            f"--blocks {settings.blocks}: {checkpoint.name} has blocks 0:{most}, so these are not among them"
+        )
+    if settings.num_blocks is not None and settings.num_blocks > most:
+        raise UsageError(f"--num-blocks {settings.num_blocks}: {checkpoint.name} has only {most} blocks")
+
+
+def _block_cost(checkpoint: Checkpoint, item: int) -> BlockCost:
+    """Of the largest block; keys and values are kept in the precision of the weights."""
+    weights = max(checkpoint.architecture.block_parameters) * item
+    return BlockCost(weights, _kv_values(checkpoint.config) * item)
+
+
+def _kv_values(config: PreTrainedConfig) -> int:
+    """Numbers that one block keeps of one token."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * heads * width)
+
+
+# --- its life on the network -----------------------------------------------------------------------------------------
+
+
+async def _start_host(settings: ServeSettings, identity: Identity) -> Libp2pHost:
+    port = pick_port(settings.host, settings.port)
+    return await Libp2pHost.start(
+        identity,
+        host=settings.host,
+        port=port,
+        announce=settings.announce,
+        initial_peers=settings.initial_peers,
+    )
+
+
+def _life(
+    settings: ServeSettings,
+    plan: _Plan,
+    host: Libp2pHost,
+    directory: KademliaDirectory,
+    on_ready: Callable[[Ready], None],
+) -> Lifecycle:
+    checkpoint = plan.checkpoint
+    offer = Offer(
+        model=checkpoint.digest,
+        model_name=checkpoint.name,
+        num_blocks=checkpoint.num_blocks,
+        room=Room(plan.memory.blocks, settings.blocks),
+        precision=plan.precision,
+        public_name=settings.public_name,
+    )
+
+    async def start_executor(span: Span) -> ProcessLink:
+        _log.info("loading blocks %s", span)
+        return await ProcessLink.start(_executor_settings(settings, plan, span))
+
+    def ready(served: Served) -> None:
+        on_ready(_ready(settings, plan, host, served))
+
+    patience = Patience(settle=0.0) if settings.new_swarm else Patience()
+    return Lifecycle(host.transport, directory, offer, start_executor, ready, patience=patience)
+
+
+def _executor_settings(settings: ServeSettings, plan: _Plan, span: Span) -> ExecutorSettings:
+    return ExecutorSettings(
+        model=settings.model,
+        revision=settings.revision,
+        blocks=span,
+        cache=str(settings.cache.absolute()),
+        dtype=plan.precision,
+        device=plan.device.name,
+        kv_tokens=plan.memory.kv_tokens,
+        threads=plan.threads,
+    )
+
+
+def _ready(settings: ServeSettings, plan: _Plan, host: Libp2pHost, served: Served) -> Ready:
+    return Ready(
+        peer_id=host.peer_id,
+        addresses=served.addresses,
+        model=settings.model,
+        blocks=served.placement.span,
+        num_blocks=plan.checkpoint.num_blocks,
+        reason=served.placement.reason,
+        precision=plan.precision,
+        device=plan.device.label,
+        kv_tokens=plan.memory.kv_tokens,
+        throughput=served.executor.pace.throughput,
+    )

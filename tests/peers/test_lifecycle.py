@@ -1,0 +1,319 @@
+"""A serving peer's life on the network's twins, in virtual time, with an executor that computes nothing."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+import pytest
+
+from peers.announce import Load, Timing
+from peers.choosing import Room
+from peers.lifecycle import Lifecycle, Offer, Pace, Patience, Served
+from peers.link import ExecutorLink, ExecutorLost
+from peers.restarts import RestartPolicy
+from swarm.errors import NetworkError, SwarmError, UsageError
+from swarm.ids import Digest, PeerId, Span, new_session_id
+from swarm.memory import MemoryDirectory, MemoryNetwork
+from swarm.messages import PROTOCOL, Close, Fault, FaultCode, Open, parse
+from swarm.record import PeerRecord, PeerState
+from swarm.transport import Stream
+from tests.virtual import run_virtual
+
+EPOCH = 1_700_000_000.0
+MODEL = Digest("0" * 64)
+HALF = Room(4)  # of the eight blocks
+PATIENCE = Patience(
+    settle=0.5,
+    grace=5.0,
+    timing=Timing(period=20, lifetime=60, first_retry=1),
+    restarts=RestartPolicy(most=5, window=600, first=0.5, longest=30),
+)
+
+
+class PaperExecutor(ExecutorLink):
+    """Takes frames and computes nothing; fails when told to, and for a number of starts after that."""
+
+    def __init__(self) -> None:
+        self.starts = 1
+        self.closed = False
+        self.failing_starts = 0
+        self.pace = Pace(throughput=30.0, prefill=300.0)
+        self._lost = asyncio.Event()
+
+    @property
+    def link(self) -> ExecutorLink:
+        return self
+
+    def load(self) -> Load:
+        return Load(cache_left=777, queue=3)
+
+    def crash(self) -> None:
+        self._lost.set()
+
+    async def send(self, peer: PeerId, frame: bytes) -> None:
+        if self._lost.is_set():
+            raise ExecutorLost("crashed")
+
+    async def receive(self) -> tuple[PeerId, bytes]:
+        await self._lost.wait()
+        raise ExecutorLost("crashed")
+
+    async def gone(self, peer: PeerId) -> None:
+        await self.send(peer, b"")
+
+    async def restart(self) -> None:
+        self.starts += 1
+        await asyncio.sleep(1)
+        if self.failing_starts:
+            self.failing_starts -= 1
+            raise ExecutorLost("does not start")
+        self._lost.clear()
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+@dataclass
+class World:
+    """The network and the shelf that all peers of one test share."""
+
+    network: MemoryNetwork = field(default_factory=MemoryNetwork)
+    shelf: dict[tuple[Digest | None, PeerId], PeerRecord] = field(default_factory=dict)
+    read_delay: float = 0.0
+
+    def unix_time(self) -> float:
+        return EPOCH + asyncio.get_running_loop().time()
+
+    def directory(self) -> MemoryDirectory:
+        return SlowDirectory(self.shelf, clock=self.unix_time)
+
+    async def records(self) -> dict[PeerId, PeerRecord]:
+        return {record.peer: record for record in await self.directory().read(MODEL)}
+
+
+class SlowDirectory(MemoryDirectory):
+    """Takes half a second for everything, so that peers which join together don't see each other at first."""
+
+    async def announce(self, record: PeerRecord) -> None:
+        await asyncio.sleep(0.5)
+        await super().announce(record)
+
+    async def read(self, model: Digest | None = None) -> tuple[PeerRecord, ...]:
+        await asyncio.sleep(0.5)
+        return await super().read(model)
+
+
+@dataclass
+class Volunteer:
+    peer: PeerId
+    executor: PaperExecutor
+    directory: MemoryDirectory
+    ready: asyncio.Future[Served]
+    task: asyncio.Task[None]
+
+    async def leave(self) -> None:
+        self.task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self.task
+
+
+def begin(world: World, name: str, *, room: Room, num_blocks: int = 8, loading: float = 3.0) -> Volunteer:
+    executor, directory = PaperExecutor(), world.directory()
+    ready: asyncio.Future[Served] = asyncio.get_running_loop().create_future()
+
+    async def start(span: Span) -> PaperExecutor:
+        await asyncio.sleep(loading)
+        return executor
+
+    offer = Offer(MODEL, "tiny", num_blocks, room, "fp32")
+    transport = world.network.transport(PeerId(name))
+    life = Lifecycle(transport, directory, offer, start, ready.set_result, patience=PATIENCE, clock=world.unix_time)
+    return Volunteer(PeerId(name), executor, directory, ready, asyncio.create_task(life.run(), name=name))
+
+
+@asynccontextmanager
+async def serving(world: World, name: str, *, room: Room = HALF) -> AsyncIterator[Volunteer]:
+    volunteer = begin(world, name, room=room)
+    await volunteer.ready
+    try:
+        yield volunteer
+    finally:
+        await volunteer.leave()
+
+
+async def connect(world: World, name: str, to: PeerId) -> Stream:
+    return await world.network.transport(PeerId(name)).open(to, PROTOCOL)
+
+
+def opening(blocks: Span) -> Open:
+    return Open(new_session_id(), MODEL, blocks, "fp32", prev=PeerId("client"), next=None, lease=16)
+
+
+def in_virtual_time(test: Callable[[], Awaitable[None]]) -> Callable[[], None]:
+    async def main() -> None:
+        await test()
+
+    def run() -> None:
+        run_virtual(main())
+
+    return run
+
+
+@in_virtual_time
+async def test_peer_is_joining_while_it_loads_and_online_with_what_was_measured() -> None:
+    world = World()
+    volunteer = begin(world, "a", room=HALF)
+    await asyncio.sleep(3)
+    joining = (await world.records())[volunteer.peer]
+    assert joining.state is PeerState.JOINING
+    served = await volunteer.ready
+    online = (await world.records())[volunteer.peer]
+    assert online.state is PeerState.ONLINE
+    assert (online.throughput, online.prefill, online.cache_left, online.queue) == (30.0, 300.0, 777, 3)
+    assert online.span == served.placement.span
+    assert online.reason == served.placement.reason
+    await volunteer.leave()
+
+
+@in_virtual_time
+async def test_second_peer_takes_the_blocks_that_the_first_lacks() -> None:
+    world = World()
+    async with serving(world, "a", room=Room(8, Span(0, 5))), serving(world, "b", room=Room(3)) as second:
+        served = second.ready.result()
+        assert served.placement.span == Span(5, 8)
+        assert "5:8" in served.placement.reason
+
+
+@in_virtual_time
+async def test_peers_that_join_together_sort_themselves_out() -> None:
+    world = World()
+    volunteers = [begin(world, name, room=Room(2)) for name in "abcd"]
+    spans = [(await volunteer.ready).placement.span for volunteer in volunteers]
+    assert sorted(block for span in spans for block in span) == list(range(8))
+    for volunteer in volunteers:
+        assert (await world.records())[volunteer.peer].span == volunteer.ready.result().placement.span
+    for volunteer in volunteers:
+        await volunteer.leave()
+
+
+@in_virtual_time
+async def test_blocks_that_were_asked_for_are_kept_whoever_else_has_them() -> None:
+    world = World()
+    volunteers = [begin(world, name, room=Room(8, Span(0, 4))) for name in "abc"]
+    assert {(await volunteer.ready).placement.span for volunteer in volunteers} == {Span(0, 4)}
+    for volunteer in volunteers:
+        await volunteer.leave()
+
+
+@in_virtual_time
+async def test_lost_executor_is_started_again_and_the_peer_joins_anew_meanwhile() -> None:
+    world = World()
+    async with serving(world, "a") as volunteer:
+        volunteer.executor.crash()
+        await asyncio.sleep(1.2)
+        assert (await world.records())[volunteer.peer].state is PeerState.JOINING
+        await asyncio.sleep(10)
+        assert (await world.records())[volunteer.peer].state is PeerState.ONLINE
+        assert volunteer.executor.starts == 2
+
+
+@in_virtual_time
+async def test_executor_that_fails_to_start_again_is_tried_a_few_times() -> None:
+    world = World()
+    async with serving(world, "a") as volunteer:
+        volunteer.executor.failing_starts = 3
+        volunteer.executor.crash()
+        await asyncio.sleep(60)
+        assert (await world.records())[volunteer.peer].state is PeerState.ONLINE
+
+
+@in_virtual_time
+async def test_executor_that_never_comes_back_ends_the_peer_in_a_sentence() -> None:
+    world = World()
+    volunteer = begin(world, "a", room=HALF)
+    await volunteer.ready
+    volunteer.executor.failing_starts = 1000
+    volunteer.executor.crash()
+    with pytest.raises(SwarmError, match=r"failed 5 times within 10 minutes.*does not start"):
+        await volunteer.task
+    assert volunteer.executor.closed
+    assert (await world.records())[volunteer.peer].state is PeerState.OFFLINE
+
+
+@in_virtual_time
+async def test_leaving_peer_says_goodbye_and_closes_its_executor() -> None:
+    world = World()
+    async with serving(world, "a") as volunteer:
+        pass
+    assert volunteer.executor.closed
+    assert (await world.records())[volunteer.peer].state is PeerState.OFFLINE
+
+
+@in_virtual_time
+async def test_peer_that_is_told_to_leave_while_it_loads_says_goodbye_too() -> None:
+    world = World()
+    volunteer = begin(world, "a", room=HALF)
+    await asyncio.sleep(4)
+    await volunteer.leave()
+    assert not volunteer.ready.done()
+    assert (await world.records())[volunteer.peer].state is PeerState.OFFLINE
+
+
+@in_virtual_time
+async def test_leaving_peer_refuses_new_sessions_and_waits_for_the_last_to_close() -> None:
+    world = World()
+    async with serving(world, "a") as volunteer:
+        stream = await connect(world, "client", volunteer.peer)
+        blocks = volunteer.ready.result().placement.span
+        old, new = opening(blocks), opening(blocks)
+        await stream.send(old.pack())
+        await asyncio.sleep(0.1)
+        volunteer.task.cancel()
+        await asyncio.sleep(0.1)
+        await stream.send(new.pack())
+        answer = parse(await stream.receive())
+        assert isinstance(answer, Fault)
+        assert (answer.session, answer.code) == (new.session, FaultCode.DRAINING)
+        assert not volunteer.task.done()
+        await stream.send(Close(old.session).pack())
+        await asyncio.wait([volunteer.task], timeout=2)
+        assert volunteer.task.done()
+
+
+@in_virtual_time
+async def test_leaving_peer_does_not_wait_for_ever() -> None:
+    world = World()
+    async with serving(world, "a") as volunteer:
+        stream = await connect(world, "client", volunteer.peer)
+        await stream.send(opening(volunteer.ready.result().placement.span).pack())
+        await asyncio.sleep(0.1)
+        volunteer.task.cancel()
+        await asyncio.wait([volunteer.task], timeout=PATIENCE.grace + 2)
+        assert volunteer.task.done()
+
+
+@in_virtual_time
+async def test_peer_goes_on_serving_when_the_directory_is_gone() -> None:
+    world = World()
+    async with serving(world, "a") as volunteer:
+        await volunteer.directory.close()
+        await asyncio.sleep(1000)
+        assert not volunteer.task.done()
+        await connect(world, "client", volunteer.peer)
+
+
+@in_virtual_time
+async def test_directory_that_fails_at_the_beginning_ends_the_peer() -> None:
+    world = World()
+    volunteer = begin(world, "a", room=HALF)
+    await volunteer.directory.close()
+    with pytest.raises(NetworkError):
+        await volunteer.task
+
+
+@in_virtual_time
+async def test_blocks_outside_the_model_end_the_peer() -> None:
+    volunteer = begin(World(), "a", room=Room(8, Span(6, 9)))
+    with pytest.raises(UsageError, match="6:9"):
+        await volunteer.task
