@@ -10,7 +10,7 @@ from typing import Self
 
 from clients.hops import Hops
 from fault.backoff import Backoff
-from routing.chains import Hop, plan_chain
+from routing.chains import Hop, plan_chain, step_seconds
 from routing.perf import Link, Links, time_limit
 from routing.view import View
 from swarm.codecs import body_size
@@ -129,5 +129,5 @@ class Client:
 
     def time_limit(self, hops: Sequence[Hop], *, tokens: int, rows: int) -> float:
         """Seconds without any output after which a step of `tokens` tokens deserves a question."""
-        predicted = sum(hop.step(max(0, tokens - rows)) for hop in hops)
+        predicted = step_seconds(hops, tokens=tokens, rows=rows, token_bytes=self.token_bytes)
         return time_limit(predicted, floor=self.stall_floor, factor=self.stall_factor)

@@ -1,0 +1,153 @@
+"""A whole swarm in one process and in virtual time: real engines on a tiny model, the network's twins between them."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from clients.client import Client, Model
+from clients.events import Event
+from clients.session import RowChunk, Session
+from peers.engine import Engine
+from peers.limits import EngineLimits
+from peers.link import ExecutorLink, ExecutorLost, InlineLink
+from peers.node import PeerNode
+from peers.span import BlockSpan
+from swarm.checkpoint import Checkpoint, client_weights, load_span
+from swarm.ids import PeerId, RowId, Span
+from swarm.memory import MemoryDirectory, MemoryNetwork, Shelf
+from swarm.messages import Contact
+from swarm.record import PeerRecord, PeerState
+
+__all__ = ["MemorySwarm", "Reference"]
+
+
+class Reference:
+    """The same blocks in one piece: what any chain must compute."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._model = load_span(checkpoint, Span(0, checkpoint.num_blocks), dtype=torch.float32)
+        self._table = next(t for name, t in client_weights(checkpoint).items() if "embed" in name)
+
+    def embed(self, tokens: Tensor, start: int) -> Tensor:
+        """[n] int64 -> [n, hidden]; positions do not matter to the models that are used here."""
+        return self._table[tokens]
+
+    @torch.inference_mode()
+    def outputs(self, tokens: Tensor) -> Tensor:
+        """[n] int64 -> what leaves the last block, [n, hidden]."""
+        hidden: Tensor = self._model(inputs_embeds=self.embed(tokens, 0)[None], use_cache=False).last_hidden_state
+        return hidden[0]
+
+
+@dataclass
+class Member:
+    node: PeerNode
+    engine: Engine
+    link: ExecutorLink
+    task: asyncio.Task[None]
+
+
+@dataclass
+class MemorySwarm:
+    """Enter it inside a running (virtual) loop."""
+
+    checkpoint: Checkpoint
+    network: MemoryNetwork
+    shelf: Shelf = field(default_factory=dict)
+    members: dict[str, Member] = field(default_factory=dict)
+    stack: AsyncExitStack = field(default_factory=AsyncExitStack)
+    events: list[Event] = field(default_factory=list)
+
+    async def __aenter__(self) -> "MemorySwarm":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stack.aclose()
+        for name in list(self.members):
+            await self.kill(name)
+
+    async def add(
+        self, name: str, blocks: Span, *, kv_tokens: int = 4096, outbox_tokens: int = 4096, step_seconds: float = 0.001, limits: EngineLimits | None = None
+    ) -> PeerId:
+        """A new peer that serves `blocks`, announced to everyone."""
+        span = BlockSpan.load(self.checkpoint, blocks, dtype=torch.float32, device="cpu", kv_tokens=kv_tokens)
+        engine = Engine(
+            span,
+            model=self.checkpoint.digest,
+            max_positions=self.checkpoint.max_positions,
+            outbox_tokens=outbox_tokens,
+            limits=limits,
+            clock=asyncio.get_running_loop().time,
+        )
+        transport = self.network.transport(PeerId(name))
+        link = InlineLink(lambda: engine, step_seconds=step_seconds)
+        node = PeerNode(transport, link)
+        await node.start()
+        task = asyncio.create_task(_serve(node))
+        self.members[name] = Member(node, engine, link, task)
+        self.announce(name, blocks)
+        return PeerId(name)
+
+    def announce(self, name: str, blocks: Span) -> None:
+        now = time.time()
+        record = PeerRecord(
+            contact=Contact(PeerId(name), (f"/memory/{name}",)),
+            model=self.checkpoint.digest,
+            model_name=self.checkpoint.name,
+            num_blocks=self.checkpoint.num_blocks,
+            span=blocks,
+            state=PeerState.ONLINE,
+            throughput=50.0,
+            prefill=1000.0,
+            cache_left=4096,
+            precision="fp32",
+            version="0",
+            public_name=name,
+            reason="the test says so",
+            queue=0,
+            issued=now,
+            expires=now + 3600,
+        )
+        self.shelf[self.checkpoint.digest, record.peer] = record
+        self.shelf[None, record.peer] = record
+
+    async def kill(self, name: str) -> None:
+        """As SIGKILL: gone without a word. Its record stays."""
+        member = self.members.pop(name)
+        self.network.kill(PeerId(name))
+        member.task.cancel()
+        with suppress(asyncio.CancelledError):
+            await member.task
+        await member.node.close()
+        await member.link.close()
+
+    async def client(self, name: str = "client") -> Client:
+        model = Model(
+            self.checkpoint.name, self.checkpoint.digest, self.checkpoint.num_blocks, self.checkpoint.hidden_size
+        )
+        client = Client(self.network.transport(PeerId(name)), MemoryDirectory(self.shelf), model)
+        return await self.stack.enter_async_context(client)
+
+    async def session(self, client: Client, reference: Reference, *, lease: int = 64, patience: float = 30.0) -> Session:
+        session = Session(
+            client, embed=reference.embed, lease=lease, patience=patience, observer=self.events.append
+        )
+        await session.open()
+        return session
+
+
+async def _serve(node: PeerNode) -> None:
+    with suppress(ExecutorLost):
+        await node.run()
+
+
+async def feed(session: Session, reference: Reference, rows: Mapping[RowId, Tensor], *, want: int | None = None) -> Tensor:
+    """One step with new tokens for some rows; outputs of all of them, or of the last `want`, come back."""
+    chunks = [RowChunk(row, len(t), len(t) if want is None else want, t) for row, t in rows.items()]
+    hidden = torch.cat([reference.embed(t, session.positions.get(row, 0)) for row, t in rows.items()])
+    return await session.step(chunks, hidden)
