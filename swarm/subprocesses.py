@@ -54,6 +54,12 @@ class ReadyPeer:
         )
 
 
+def _without_defaults(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment without what a user sets for `swarm` at large, such as another swarm to join."""
+    kept = {name: value for name, value in environ.items() if not name.startswith("SWARM_")}
+    return {**kept, "SWARM_CONFIG": os.devnull, "PYTHONUNBUFFERED": "1"}
+
+
 class ServeProcess:
     """One `swarm serve` in a process group of its own. Use it as a context manager, or call `close`.
 
@@ -79,7 +85,7 @@ class ServeProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "TMPDIR": str(self._folder), "PYTHONUNBUFFERED": "1", **(environment or {})},
+            env={**_without_defaults(os.environ), "TMPDIR": str(self._folder), **(environment or {})},
             start_new_session=True,
         )
         self._reader = threading.Thread(target=self._read, name=f"log of {name}", daemon=True)

@@ -1,6 +1,7 @@
 """Child processes that say they are ready, hang, die, or leave children behind; each a few lines of Python."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -40,6 +41,14 @@ def test_ready_line_is_found_among_other_lines() -> None:
         assert ready.addresses == ("/ip4/127.0.0.1/tcp/4001/p2p/12D3KooWabc",)
         assert [event["event"] for event in process.events] == ["resolve", "ready"]
         assert process.log[0] == "warming up"
+
+
+def test_child_hears_nothing_of_what_the_user_set_for_other_swarms(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWARM_INITIAL_PEERS", "/ip4/192.0.2.1/tcp/31330")
+    names = "sorted(name for name in os.environ if name.startswith('SWARM_'))"
+    with child(f"print({names}, os.environ['SWARM_CONFIG'], flush=True)", say(READY), UNTIL_STDIN_ENDS) as process:
+        process.wait_ready(30)
+        assert process.log[0] == f"['SWARM_CONFIG'] {os.devnull}"
 
 
 def test_child_that_ends_early_is_reported_with_its_last_words() -> None:
