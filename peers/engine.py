@@ -123,6 +123,10 @@ class Engine:
             text = f"nothing was heard of this session for {self._limits.idle_seconds:.0f} s, so it was freed"
             self._fail(session, FaultCode.UNKNOWN_SESSION, text)
 
+    @property
+    def session_count(self) -> int:
+        return len(self._sessions)
+
     def stats(self) -> EngineStats:
         return EngineStats(
             sessions=len(self._sessions),

@@ -1,0 +1,124 @@
+"""Measures how fast a span computes here, once: a machine that has measured it before reads the result.
+
+Every figure is the best of a few passes. Other work on the machine only ever makes a pass slower.
+"""
+
+import hashlib
+import json
+import logging
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from peers.pages import PageTable, RowSlice
+from peers.span import BlockSpan
+from peers.span_profile import SpanProfile
+from swarm.atomic import write_file
+from swarm.ids import Digest
+
+__all__ = ["load_or_measure", "measure"]
+
+logger = logging.getLogger(__name__)
+
+BATCH = 8  # rows
+CONTEXT = 64  # tokens that a row has when it decodes
+PROMPT = 128  # tokens
+SECONDS = 0.5  # for each figure
+PASSES = 20  # for each figure, at most
+LEAST_PASSES = 2  # the first warms up
+
+
+def load_or_measure(span: BlockSpan, model: Digest, cache: Path) -> SpanProfile:
+    """The profile of such a span on this device, from `cache` or measured now and put there."""
+    path = cache / "profiles" / f"{_key(span, model)}.json"
+    try:
+        return SpanProfile(**json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, TypeError) as error:
+        logger.warning("measuring again, since %s can't be read: %s", path, error)
+    profile = measure(span)
+    try:
+        write_file(path, json.dumps(asdict(profile)).encode())
+    except OSError as error:  # the next start measures again, that is all
+        logger.warning("what was measured can't be kept in %s: %s", path, error)
+    return profile
+
+
+def measure(span: BlockSpan) -> SpanProfile:
+    """A few seconds at most, on a small part of the KV cache, which is empty before and after."""
+    share = span.pool.pages // BATCH * span.pool.page_size  # tokens that each row may have
+    context = max(0, min(CONTEXT, share - 1))
+    batch = BATCH if share else 1
+    prompt = min(PROMPT, span.pool.tokens)
+    return SpanProfile(
+        decode_rows=_rate(span, rows=1, at=context, n=1),
+        decode_rows_batched=_rate(span, rows=batch, at=context, n=1),
+        batch=batch,
+        prefill=_rate(span, rows=1, at=0, n=prompt),
+    )
+
+
+def _rate(span: BlockSpan, *, rows: int, at: int, n: int) -> float:
+    """Tokens per second of passes in which each of `rows` rows adds `n` tokens to `at` that it has."""
+    hidden = torch.randn(rows * n, span.hidden_size, generator=torch.Generator().manual_seed(0))
+    with _tables(span, rows) as tables:
+        if at:
+            for table in tables:
+                table.extend(at)
+                span.forward(torch.zeros(at, span.hidden_size), [RowSlice(table, 0, at)])
+        for table in tables:
+            table.extend(n)
+        slices = [RowSlice(table, at, n) for table in tables]
+        return rows * n / _best(lambda: span.forward(hidden, slices).to("cpu"))
+
+
+def _best(run: Callable[[], object]) -> float:
+    """The shortest time that `run` takes, seconds."""
+    times: list[float] = []
+    end = time.perf_counter() + SECONDS
+    while len(times) < LEAST_PASSES or (len(times) < PASSES and time.perf_counter() < end):
+        began = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+@contextmanager
+def _tables(span: BlockSpan, rows: int) -> Iterator[list[PageTable]]:
+    tables = [PageTable(span.pool) for _ in range(rows)]
+    try:
+        yield tables
+    finally:
+        for table in tables:
+            table.release()
+
+
+def _key(span: BlockSpan, model: Digest) -> str:
+    """Everything that speed depends on."""
+    facts = (
+        model,
+        len(span.blocks),
+        str(span.dtype),
+        _device_name(span.device),
+        torch.get_num_threads(),
+        torch.__version__,
+    )
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {_processor()}"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # no Linux
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
