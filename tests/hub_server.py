@@ -1,7 +1,7 @@
 """As much of the Hugging Face hub as huggingface_hub needs to find and fetch a model, on a local port.
 
-Real HTTP from a real folder: the model's info and file tree, HEAD and GET of files with ETag, commit and ranges; private
-repositories answer 401, unknown ones 404. Safetensors files are "large files", known by their sha256.
+Real HTTP from a real folder: the model's info and file tree, HEAD and GET of files with ETag, commit and ranges;
+private repositories answer 401, unknown ones 404. Safetensors files are "large files", known by their sha256.
 """
 
 import hashlib
