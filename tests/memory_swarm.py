@@ -19,7 +19,7 @@ from peers.node import PeerNode
 from peers.span import BlockSpan
 from swarm.checkpoint import Checkpoint, client_weights, load_span
 from swarm.ids import PeerId, RowId, Span
-from swarm.memory import MemoryDirectory, MemoryNetwork, Shelf
+from swarm.memory import MemoryDirectory, MemoryNetwork, MemoryTransport, Shelf
 from swarm.messages import Contact
 from swarm.record import PeerRecord, PeerState
 
@@ -46,6 +46,7 @@ class Reference:
 
 @dataclass
 class Member:
+    transport: MemoryTransport
     node: PeerNode
     engine: Engine
     link: ExecutorLink
@@ -89,7 +90,7 @@ class MemorySwarm:
         node = PeerNode(transport, link)
         await node.start()
         task = asyncio.create_task(_serve(node))
-        self.members[name] = Member(node, engine, link, task)
+        self.members[name] = Member(transport, node, engine, link, task)
         self.announce(name, blocks)
         return PeerId(name)
 
