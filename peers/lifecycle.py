@@ -46,6 +46,11 @@ class Executor(Protocol):
     @property
     def pace(self) -> "Pace": ...
 
+    @property
+    def kv_tokens(self) -> int:
+        """What its KV cache can hold."""
+        ...
+
     def load(self) -> Load: ...
 
     async def restart(self) -> None:

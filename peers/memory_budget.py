@@ -1,16 +1,15 @@
-"""How many blocks and how much KV fit into this machine.
+"""How many blocks fit into this machine. All sizes are bytes.
 
-All sizes are bytes. Most of a peer's memory is weights; the rest is KV, which grows with use up to its budget.
+Most of a peer's memory is weights; the rest is for KV, which grows with use.
 """
 
 from dataclasses import dataclass
 
 from swarm.errors import UsageError
 
-__all__ = ["BlockCost", "MemoryPlan", "plan_memory", "readable"]
+__all__ = ["BlockCost", "blocks_that_fit", "readable"]
 
-KV_SHARE = 0.25  # of the memory that is kept for KV when blocks are counted
-MOST_KV_TOKENS = 131_072  # by default: some 16 sessions of 8 000 tokens
+KV_SHARE = 0.25  # of the memory that is kept for KV when as many blocks as possible are wanted
 LEAST_KV_TOKENS = 1_024  # fewer would not carry a conversation
 
 
@@ -22,27 +21,20 @@ class BlockCost:
     kv: int
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryPlan:
-    blocks: int  # how many can be hosted
-    kv_tokens: int  # the KV budget that goes with that many
-
-
-def plan_memory(
+def blocks_that_fit(
     memory: int, cost: BlockCost, *, num_blocks: int, wanted: int | None = None, kv_tokens: int | None = None
-) -> MemoryPlan:
-    """How many of the model's `num_blocks` fit into `memory`; `wanted` or none. Raises UsageError when they don't.
+) -> int:
+    """How many of the model's `num_blocks` fit into `memory`, with KV for `kv_tokens` or, by default, a quarter of it.
 
-    Without `kv_tokens` a quarter of the memory is kept for KV where blocks would fill it, less where `wanted` asks so.
+    With `wanted`, just that many, if they fit with some KV. Raises UsageError when they don't.
     """
     tokens = kv_tokens or LEAST_KV_TOKENS
     most = min(num_blocks, memory // (cost.weights + tokens * cost.kv))
     if (wanted or 1) > most:
         raise UsageError(_too_little(memory, cost, wanted or 1, tokens, most))
-    blocks = wanted or (most if kv_tokens else min(num_blocks, max(1, int(memory * (1 - KV_SHARE)) // cost.weights)))
-    blocks = min(blocks, most)
-    left = (memory - blocks * cost.weights) // (blocks * cost.kv)
-    return MemoryPlan(blocks, kv_tokens or min(left, MOST_KV_TOKENS))
+    if wanted or kv_tokens:
+        return wanted or most
+    return min(most, max(1, int(memory * (1 - KV_SHARE)) // cost.weights))
 
 
 def _too_little(memory: int, cost: BlockCost, wanted: int, tokens: int, most: int) -> str:

@@ -5,18 +5,20 @@ import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
-from transformers import PreTrainedConfig
+import torch
 
 from peers.choosing import Room
 from peers.executor_settings import ExecutorSettings
 from peers.identity_lock import hold_identity
 from peers.lifecycle import Lifecycle, Offer, Patience, Served
-from peers.link import ProcessLink
 from peers.machine import Device, find_device, physical_cores, pick_port
-from peers.memory_budget import BlockCost, MemoryPlan, plan_memory, readable
+from peers.memory_budget import BlockCost, blocks_that_fit, readable
+from peers.process_executor import ProcessExecutor
 from peers.ready import Ready
 from peers.settings import ServeSettings
+from peers.span_memory import kv_bytes_per_token, span_bytes
 from swarm.checkpoint import Checkpoint, resolve
 from swarm.errors import NetworkError, UsageError
 from swarm.identity import Identity
@@ -28,7 +30,7 @@ __all__ = ["volunteer"]
 
 _log = logging.getLogger(__name__)
 
-ITEM_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ class _Plan:
     checkpoint: Checkpoint
     device: Device
     precision: str
-    memory: MemoryPlan
+    capacity: int  # blocks
     threads: int
 
 
@@ -77,13 +79,13 @@ async def _plan(settings: ServeSettings) -> _Plan:
     checkpoint = await asyncio.to_thread(resolve, settings.model, cache=settings.cache, revision=settings.revision)
     _log.info("model %s has %d blocks; its files are in %s", checkpoint.name, checkpoint.num_blocks, checkpoint.folder)
     _check_blocks(settings, checkpoint)
-    cost = _block_cost(checkpoint, ITEM_BYTES[precision])
+    cost = _block_cost(checkpoint, DTYPES[precision])
     wanted = len(settings.blocks) if settings.blocks else settings.num_blocks
-    memory = plan_memory(
+    capacity = blocks_that_fit(
         device.memory, cost, num_blocks=checkpoint.num_blocks, wanted=wanted, kv_tokens=settings.kv_tokens
     )
-    _log.info("room for %d blocks in %s on %s (%s)", memory.blocks, precision, device.label, readable(device.memory))
-    return _Plan(checkpoint, device, precision, memory, settings.threads or physical_cores())
+    _log.info("%d blocks fit in %s on %s, %s", capacity, precision, device.label, readable(device.memory))
+    return _Plan(checkpoint, device, precision, capacity, settings.threads or physical_cores())
 
 
 def _usual_precision(device: Device) -> str:
@@ -103,17 +105,11 @@ def _check_blocks(settings: ServeSettings, checkpoint: Checkpoint) -> None:
         raise UsageError(f"--num-blocks {settings.num_blocks}: {checkpoint.name} has only {most} blocks")
 
 
-def _block_cost(checkpoint: Checkpoint, item: int) -> BlockCost:
+def _block_cost(checkpoint: Checkpoint, dtype: torch.dtype) -> BlockCost:
     """Of the largest block; keys and values are kept in the precision of the weights."""
-    weights = max(checkpoint.architecture.block_parameters) * item
-    return BlockCost(weights, _kv_values(checkpoint.config) * item)
-
-
-def _kv_values(config: PreTrainedConfig) -> int:
-    """Numbers that one block keeps of one token."""
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * heads * width)
+    blocks = [Span(block, block + 1) for block in range(checkpoint.num_blocks)]
+    weights = max(span_bytes(checkpoint, block, dtype) for block in blocks)
+    return BlockCost(weights, kv_bytes_per_token(checkpoint, blocks[0], dtype))
 
 
 # --- its life on the network -----------------------------------------------------------------------------------------
@@ -142,14 +138,14 @@ def _life(
         model=checkpoint.digest,
         model_name=checkpoint.name,
         num_blocks=checkpoint.num_blocks,
-        room=Room(plan.memory.blocks, settings.blocks),
+        room=Room(plan.capacity, settings.blocks),
         precision=plan.precision,
         public_name=settings.public_name,
     )
 
-    async def start_executor(span: Span) -> ProcessLink:
+    async def start_executor(span: Span) -> ProcessExecutor:
         _log.info("loading blocks %s", span)
-        return await ProcessLink.start(_executor_settings(settings, plan, span))
+        return await ProcessExecutor.start(_executor_settings(settings, plan, span))
 
     def ready(served: Served) -> None:
         on_ready(_ready(settings, plan, host, served))
@@ -159,14 +155,15 @@ def _life(
 
 
 def _executor_settings(settings: ServeSettings, plan: _Plan, span: Span) -> ExecutorSettings:
+    path = Path(settings.model).expanduser()  # the executor runs in another folder
     return ExecutorSettings(
-        model=settings.model,
+        model=str(path.absolute()) if path.exists() else settings.model,
         revision=settings.revision,
         blocks=span,
         cache=str(settings.cache.absolute()),
         dtype=plan.precision,
         device=plan.device.name,
-        kv_tokens=plan.memory.kv_tokens,
+        kv_tokens=settings.kv_tokens,
         threads=plan.threads,
     )
 
@@ -181,6 +178,6 @@ def _ready(settings: ServeSettings, plan: _Plan, host: Libp2pHost, served: Serve
         reason=served.placement.reason,
         precision=plan.precision,
         device=plan.device.label,
-        kv_tokens=plan.memory.kv_tokens,
+        kv_tokens=served.executor.kv_tokens,
         throughput=served.executor.pace.throughput,
     )

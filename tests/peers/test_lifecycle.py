@@ -9,6 +9,7 @@ import pytest
 
 from peers.announce import Load, Timing
 from peers.choosing import Room
+from peers.executor_settings import ExecutorStats
 from peers.lifecycle import Lifecycle, Offer, Pace, Patience, Served
 from peers.link import ExecutorLink, ExecutorLost
 from peers.restarts import RestartPolicy
@@ -39,11 +40,16 @@ class PaperExecutor(ExecutorLink):
         self.closed = False
         self.failing_starts = 0
         self.pace = Pace(throughput=30.0, prefill=300.0)
+        self.kv_tokens = 1000
         self._lost = asyncio.Event()
 
     @property
     def link(self) -> ExecutorLink:
         return self
+
+    @property
+    def stats(self) -> ExecutorStats:
+        return ExecutorStats()
 
     def load(self) -> Load:
         return Load(cache_left=777, queue=3)

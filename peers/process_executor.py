@@ -1,0 +1,45 @@
+"""An executor process as the lifecycle sees it."""
+
+from typing import Self
+
+from peers.announce import Load
+from peers.executor_settings import ExecutorSettings
+from peers.lifecycle import Pace
+from peers.link import ProcessLink
+
+__all__ = ["ProcessExecutor"]
+
+
+class ProcessExecutor:
+    """Made by `start`, ended by `close`."""
+
+    def __init__(self, link: ProcessLink) -> None:
+        self.link = link
+
+    @classmethod
+    async def start(cls, settings: ExecutorSettings) -> Self:
+        """Loads and measures the span. Raises ModelError or UsageError, or ExecutorLost when the process fails."""
+        link = ProcessLink(settings)
+        await link.start()
+        return cls(link)
+
+    @property
+    def pace(self) -> Pace:
+        profile = self.link.ready.profile
+        return Pace(throughput=profile.decode_rows, prefill=profile.prefill)
+
+    @property
+    def kv_tokens(self) -> int:
+        return self.link.ready.kv_tokens
+
+    def load(self) -> Load:
+        stats = self.link.stats
+        if not stats.pid:  # it has not spoken yet, so nothing is in use
+            return Load(cache_left=self.kv_tokens, queue=0)
+        return Load(cache_left=stats.engine.kv_tokens_free, queue=stats.engine.queue_tokens)
+
+    async def restart(self) -> None:
+        await self.link.restart()
+
+    async def close(self) -> None:
+        await self.link.close()
