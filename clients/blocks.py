@@ -1,7 +1,8 @@
 """The blocks of a client's model: the library's module tree without its weights, and one remote call in its place.
 
-Whatever the library's forward does before the blocks (embedding, scaling, learned positions) and after them (norm, head,
-soft caps, loss) runs unchanged. The blocks are handed hidden states and one keyword, `remote`, which says what to do.
+Whatever the library's forward does before the blocks (embedding, scaling, learned positions) and after them (norm,
+head, soft caps, loss) runs unchanged. The blocks are handed hidden states and one keyword: `remote`, what to do instead
+of computing.
 """
 
 from abc import ABC, abstractmethod
@@ -15,7 +16,7 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from swarm.errors import ModelError, UsageError
 
-__all__ = ["ATTENTION", "Remote", "RemoteBlocks", "adopt_blocks", "blocks_of"]
+__all__ = ["ATTENTION", "Peek", "Remote", "RemoteBlocks", "adopt_blocks", "blocks_of"]
 
 ATTENTION = "swarm-remote"  # no attention runs here; and as it has no mask function, no mask is ever made
 
@@ -26,6 +27,16 @@ class Remote(ABC):
     @abstractmethod
     def through(self, hidden: Tensor) -> Tensor:
         """What comes out behind the last block for `hidden` [batch, columns, hidden]."""
+
+
+class Peek(Remote):
+    """Only look at what reaches the first block."""
+
+    hidden: Tensor | None = None
+
+    def through(self, hidden: Tensor) -> Tensor:
+        self.hidden = hidden
+        return hidden
 
 
 class RemoteBlocks(nn.ModuleList):
@@ -56,10 +67,9 @@ class RemoteBlocks(nn.ModuleList):
     def hollow(self) -> None:
         """Replace every parameter and buffer by a zero of its shape and type which takes no memory."""
         for module in self.modules():
-            for store in (module._parameters, module._buffers):
-                for name, tensor in store.items():
-                    if tensor is not None:
-                        store[name] = _hollow(tensor)
+            stores: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+            for store in stores:
+                store.update({name: _hollow(tensor) for name, tensor in store.items() if tensor is not None})
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "RemoteBlocks":
         """`to()`, `half()` and their like: what takes no memory still takes none afterwards."""
@@ -67,7 +77,7 @@ class RemoteBlocks(nn.ModuleList):
         def frugal(tensor: Tensor) -> Tensor:
             return fn(_seed(tensor)).expand(tensor.shape) if _is_hollow(tensor) else fn(tensor)
 
-        super()._apply(frugal, recurse)
+        super()._apply(frugal, recurse)  # type: ignore[no-untyped-call]
         return self
 
 

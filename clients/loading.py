@@ -1,13 +1,13 @@
-"""From a checkpoint to a model object: the library's class and loader, real weights around blocks that take no memory."""
+"""From a checkpoint to a model object: the library's class and loader, and blocks that take no memory."""
 
 import copy
 import functools
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
-from clients.blocks import ATTENTION
+from clients.blocks import ATTENTION, blocks_of
 from swarm.checkpoint import Checkpoint, client_weights
 from swarm.errors import ModelError
 from swarm.weights import quiet_library
@@ -23,7 +23,7 @@ def build(base: type[M], checkpoint: Checkpoint, dtype: torch.dtype | None) -> M
     config = copy.deepcopy(checkpoint.config)
     if getattr(config, "output_router_logits", False):
         config.output_router_logits = False  # routers are with the blocks
-    cls = _class_for(base, checkpoint.architecture.causal, checkpoint.architecture.blocks)
+    cls: type[M] = _class_for(base, checkpoint.architecture.causal, checkpoint.architecture.blocks)
     with quiet_library():
         model, info = super(base, cls).from_pretrained(  # type: ignore[misc]
             None,
@@ -43,7 +43,24 @@ def build(base: type[M], checkpoint: Checkpoint, dtype: torch.dtype | None) -> M
 
 
 @functools.cache
-def _class_for(base: type[M], causal: type[PreTrainedModel], blocks: str) -> type[M]:
+def _class_for(base: Any, causal: Any, blocks: str) -> Any:
     """For example SwarmLlamaForCausalLM, a subclass of `base` and of LlamaForCausalLM."""
-    names = {"__module__": base.__module__, "_blocks_path": blocks}
-    return cast("type[M]", type(f"Swarm{causal.__name__}", (base, causal), names))
+    names = {
+        "__module__": base.__module__,
+        "_blocks_path": blocks,
+        "_finalize_model_loading": staticmethod(_finalize),
+    }
+    return type(f"Swarm{causal.__name__}", (base, causal), names)
+
+
+def _finalize(model: PreTrainedModel, load_config: Any, report: Any) -> Any:
+    """The library's own last step of loading, where it would give memory to whatever is missing: blocks get zeros that
+    take none, and do not count as missing."""
+    blocks = blocks_of(model)
+    blocks.hollow()
+    hollow = {id(parameter) for parameter in blocks.parameters()}
+    named = model.named_parameters(remove_duplicate=False)
+    report.missing_keys -= {name for name, parameter in named if id(parameter) in hollow}
+    report = PreTrainedModel._finalize_model_loading(model, load_config, report)
+    blocks.hollow()  # buffers, which the library has made again
+    return report

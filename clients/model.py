@@ -1,7 +1,7 @@
 """`SwarmModelForCausalLM`: a Hugging Face model whose blocks are computed by the peers of a swarm.
 
-It is an instance of the library's class too (`SwarmLlamaForCausalLM` of `LlamaForCausalLM`), and runs the library's code for
-everything but the blocks: embeddings, final norm, head, loss, and all of `generate`. Only those weights are in memory.
+It is an instance of the library's class too (`SwarmLlamaForCausalLM` of `LlamaForCausalLM`), and the library's code runs
+for all but the blocks: embeddings, final norm, head, loss, and the whole of `generate`. Only those weights are here.
 """
 
 import os
@@ -13,10 +13,18 @@ from typing import Any, ClassVar, NoReturn, Self
 
 import torch
 from torch import Tensor
-from transformers import Cache, GenerationConfig, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    Cache,
+    GenerationConfig,
+    GenerationMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+    StoppingCriteriaList,
+)
+from transformers.generation.streamers import BaseStreamer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from clients.blocks import Remote, adopt_blocks, blocks_of
+from clients.blocks import Peek, Remote, adopt_blocks
 from clients.cache import Opener, SwarmCache
 from clients.events import Observer
 from clients.loading import build
@@ -28,10 +36,10 @@ from swarm.errors import ModelError, UsageError
 __all__ = ["SwarmModelForCausalLM"]
 
 
-class SwarmModelForCausalLM(PreTrainedModel, GenerationMixin):
+class SwarmModelForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
     """Made by `from_pretrained`; a context manager. Any number of threads may use one model at once."""
 
-    _blocks_path: ClassVar[str]  # of the list of blocks, as in "model.layers"; `clients.loading` makes classes that have it
+    _blocks_path: ClassVar[str]  # of the list of blocks, as in "model.layers"; classes by `clients.loading` have it
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__(config)
@@ -56,11 +64,11 @@ class SwarmModelForCausalLM(PreTrainedModel, GenerationMixin):
     ) -> Self:
         """Join the swarm of a model, with embeddings, final norm and head on this machine.
 
-        `name`: a hub id, a Hugging Face folder, a .gguf file or an alias. `initial_peers`: multiaddresses of peers of the
-        swarm. `dtype` of what is local, by default the checkpoint's; `codec` of what travels, by default `dtype` without
-        loss. `patience`: seconds to wait for peers when there are none for some block. `cache`: where checkpoints are
-        kept. A `connection` that is handed in is used instead of a new one, and stays open when the model is closed.
-        Raises ModelError, NetworkError.
+        `name`: a hub id, a Hugging Face folder, a .gguf file or an alias. `initial_peers`: multiaddresses of peers of
+        the swarm. `dtype` of what is local, by default the checkpoint's; `codec` of what travels, by default the one
+        without loss for `dtype`. `patience`: seconds to wait for peers when there are none for some block. `cache`:
+        where checkpoints are kept. A `connection` that is handed in is used instead of a new one, and stays open when
+        the model is closed. `observer` is told what happens to sessions. Raises ModelError, NetworkError.
         """
         checkpoint = resolve(str(name), cache=cache or default_cache(os.environ))
         model = build(cls, checkpoint, dtype)
@@ -70,7 +78,9 @@ class SwarmModelForCausalLM(PreTrainedModel, GenerationMixin):
             from clients.connection import Connection  # heavy: it brings the network
 
             codec = codec or _LOSSLESS.get(model.dtype, "fp32")
-            opened = Connection.open(checkpoint, initial_peers=initial_peers, codec=codec, patience=patience, observer=observer)
+            opened = Connection.open(
+                checkpoint, initial_peers=initial_peers, codec=codec, patience=patience, observer=observer
+            )
             model._on_close.callback(opened.close)
             connection = opened
         model._connection = connection
@@ -90,8 +100,8 @@ class SwarmModelForCausalLM(PreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """The library's forward. Without `past_key_values` the peers forget everything afterwards, unless `use_cache` is
-        given: then the output's `past_key_values` go on from here, and closing them is up to the caller.
+        """The library's forward. Without `past_key_values` the peers forget everything afterwards, unless `use_cache`
+        is given: then the output's `past_key_values` go on from here, and closing them is up to the caller.
 
         Padding may be on either side; hidden states behind padding are zeros. Hidden states that can be had
         (`output_hidden_states`) are those before the first and behind the last block.
@@ -104,11 +114,10 @@ class SwarmModelForCausalLM(PreTrainedModel, GenerationMixin):
         given = self._own(past_key_values)
         cache = given if given is not None else self.new_cache(batch * columns)
         with nullcontext() if given is not None or use_cache else cache:
-            mask = cache.new_columns(attention_mask, batch, columns)
-            positions = cache.positions(batch, columns, mask)
+            mask, positions = cache.next_columns(attention_mask, batch, columns)
             _check_positions(position_ids, positions, mask)
-            everything = labels is not None or not isinstance(logits_to_keep, int) or bool(kwargs.get("output_hidden_states"))
-            keep = columns if everything or not logits_to_keep else min(int(logits_to_keep), columns)
+            some = labels is None and isinstance(logits_to_keep, int) and not kwargs.get("output_hidden_states")
+            keep = min(int(logits_to_keep) or columns, columns) if some else columns
             output: CausalLMOutputWithPast = super().forward(
                 input_ids=input_ids,
                 position_ids=positions.to(inputs.device),
@@ -124,8 +133,8 @@ class SwarmModelForCausalLM(PreTrainedModel, GenerationMixin):
 
     @torch.no_grad()
     def embed(self, tokens: Tensor, start: int) -> Tensor:
-        """What the first block is handed for `tokens` [n] at positions `start`, `start + 1`, …: [n, hidden] on the CPU."""
-        peek = _Peek()
+        """What the first block is handed for `tokens` [n] at positions from `start` on: [n, hidden] on the CPU."""
+        peek = Peek()
         positions = torch.arange(start, start + len(tokens))
         self.base_model(
             input_ids=tokens[None].to(self.device),
@@ -142,9 +151,7 @@ class SwarmModelForCausalLM(PreTrainedModel, GenerationMixin):
     def new_cache(self, max_tokens: int = 0) -> SwarmCache:
         """Empty `past_key_values` for a chat of several calls; `max_tokens` over all rows is what peers are asked to
         keep room for. Use it as a context manager, or close it."""
-        return SwarmCache(
-            self._connected(), self.embed, max_positions=self._max_positions, lease_tokens=max_tokens
-        )
+        return SwarmCache(self._connected(), self.embed, max_positions=self._max_positions, lease_tokens=max_tokens)
 
     def generate(  # type: ignore[override]
         self, inputs: Tensor | None = None, generation_config: GenerationConfig | None = None, **kwargs: Any
@@ -153,11 +160,12 @@ class SwarmModelForCausalLM(PreTrainedModel, GenerationMixin):
         self._connected()
         settings = (kwargs, vars(generation_config or self.generation_config))
         if kwargs.get("past_key_values") is not None or any(of.get("use_cache") is False for of in settings):
-            return super().generate(inputs, generation_config=generation_config, **kwargs)
+            return self._generate(inputs, generation_config, kwargs)
         with self.new_cache() as cache:
-            return super().generate(
-                inputs, generation_config=generation_config, **{**kwargs, "past_key_values": cache}
-            )
+            return self._generate(inputs, generation_config, {**kwargs, "past_key_values": cache})
+
+    def _generate(self, inputs: Tensor | None, config: GenerationConfig | None, options: dict[str, Any]) -> Any:
+        return super().generate(inputs, generation_config=config, **options)  # type: ignore[misc]
 
     async def stream(
         self, input_ids: Tensor, generation_config: GenerationConfig | None = None, **kwargs: Any
@@ -168,24 +176,21 @@ class SwarmModelForCausalLM(PreTrainedModel, GenerationMixin):
         held for it. A reader that falls behind makes the generation wait. Options are those of `generate`.
         """
         prompt = input_ids[None] if input_ids.dim() == 1 else input_ids
-        if prompt.shape[0] != 1:
-            raise UsageError(f"stream gives the tokens of one sequence, not of {prompt.shape[0]}")
         given = self._own(kwargs.pop("past_key_values", None))
+        criteria = kwargs.pop("stopping_criteria", ())
         cache = given if given is not None else self.new_cache()
-        stream = TokenStream(
-            lambda streamer, stop: self.generate(
-                prompt, generation_config, past_key_values=cache, streamer=streamer, stopping_criteria=stop, **kwargs
-            ),
-            kwargs.pop("stopping_criteria", ()),
-        )
+
+        def generate(streamer: BaseStreamer, stop: StoppingCriteriaList) -> None:
+            options = {**kwargs, "past_key_values": cache, "streamer": streamer, "stopping_criteria": stop}
+            with cache.interruptible() if given is not None else cache:
+                self.generate(prompt, generation_config, **options)
+
+        stream = TokenStream(generate, interrupt=cache.interrupt, stopping_criteria=criteria)
         try:
-            async for token in stream:
+            while (token := await stream.next()) is not None:
                 yield token
         finally:
-            await stream.stop(cache.interrupt)
-            cache.rearm()
-            if given is None:
-                cache.close()
+            await stream.stop()
 
     def _validate_generated_length(
         self, generation_config: GenerationConfig, input_ids_length: int, has_default_max_length: bool
@@ -196,9 +201,9 @@ class SwarmModelForCausalLM(PreTrainedModel, GenerationMixin):
                 f"{input_ids_length} tokens of prompt and up to {new} new ones are more than this model's context of "
                 f"{self._max_positions}: shorten the prompt or lower max_new_tokens"
             )
-        super()._validate_generated_length(generation_config, input_ids_length, has_default_max_length)
+        super()._validate_generated_length(generation_config, input_ids_length, has_default_max_length)  # type: ignore[misc]
 
-    def _prepare_cache_for_generation(
+    def _prepare_cache_for_generation(  # type: ignore[override]
         self,
         generation_config: GenerationConfig,
         model_kwargs: dict[str, Any],
@@ -238,9 +243,11 @@ class SwarmModelForCausalLM(PreTrainedModel, GenerationMixin):
     # --- what differs from a model that has all its weights ---
 
     def save_pretrained(self, *_: Any, **__: Any) -> NoReturn:
-        raise UsageError(f"the blocks' weights are not on this machine, so there is nothing to save; see {self.name_or_path}")
+        raise UsageError(
+            f"the blocks' weights are not on this machine, so there is nothing to save; see {self.name_or_path}"
+        )
 
-    def push_to_hub(self, *_: Any, **__: Any) -> NoReturn:
+    def push_to_hub(self, *_: Any, **__: Any) -> NoReturn:  # type: ignore[override]
         self.save_pretrained()
 
     def get_memory_footprint(self, return_buffers: bool = True) -> int:
@@ -248,18 +255,6 @@ class SwarmModelForCausalLM(PreTrainedModel, GenerationMixin):
         tensors = [*self.parameters(), *(self.buffers() if return_buffers else ())]
         storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
         return sum(storages.values())
-
-    @staticmethod
-    def _finalize_model_loading(model: "SwarmModelForCausalLM", load_config: Any, loading_info: Any) -> Any:
-        """While loading: blocks are given their zeros instead of memory, and do not count as missing."""
-        blocks = blocks_of(model)
-        blocks.hollow()
-        hollow = {id(parameter) for parameter in blocks.parameters()}
-        names = {name for name, parameter in model.named_parameters(remove_duplicate=False) if id(parameter) in hollow}
-        loading_info.missing_keys -= names
-        info = PreTrainedModel._finalize_model_loading(model, load_config, loading_info)
-        blocks.hollow()  # buffers, which the library has made again
-        return info
 
     # --- inside ---
 
@@ -279,7 +274,7 @@ class SwarmModelForCausalLM(PreTrainedModel, GenerationMixin):
         self._connected()
         for name in ("output_attentions", "output_router_logits"):
             if kwargs.pop(name, None):
-                raise UsageError(f"{name} is not possible: what it asks for stays with the peers that compute the blocks")
+                raise UsageError(f"{name} is not possible: that stays with the peers which compute the blocks")
 
     def _check_family(self) -> None:
         """Raises ModelError when the library's code for this model does not fit a swarm."""
@@ -304,20 +299,12 @@ class _Step(Remote):
         return self.cache.advance(hidden, self.tokens, self.mask, self.keep)
 
 
-class _Peek(Remote):
-    """Only look at what reaches the first block."""
-
-    hidden: Tensor | None = None
-
-    def through(self, hidden: Tensor) -> Tensor:
-        self.hidden = hidden
-        return hidden
-
-
 def _check_positions(given: Tensor | None, positions: Tensor, mask: Tensor | None) -> None:
     if given is None:
         return
     expected = given.to("cpu").expand_as(positions)
     same = expected == positions if mask is None else (expected == positions)[mask]
     if not bool(same.all()):
-        raise UsageError("position_ids must count each row's real tokens from 0: leave them out, or pass an attention_mask")
+        raise UsageError(
+            "position_ids must count each row's real tokens from 0: leave them out, or pass an attention_mask"
+        )

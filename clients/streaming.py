@@ -1,8 +1,8 @@
-"""From `generate` in a thread to an asynchronous iterator of tokens, bounded and stoppable."""
+"""From `generate` in a thread to tokens on an event loop, bounded and stoppable."""
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
 from typing import Any
 
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
+
+from swarm.errors import UsageError
 
 __all__ = ["TokenStream"]
 
@@ -21,7 +23,10 @@ Generate = Callable[[BaseStreamer, StoppingCriteriaList], Any]
 class TokenStream:
     """Begins to generate at once, in a thread of its own; belongs to the running event loop."""
 
-    def __init__(self, generate: Generate, stopping_criteria: Iterable[StoppingCriteria] = ()) -> None:
+    def __init__(
+        self, generate: Generate, *, interrupt: Callable[[], None], stopping_criteria: Iterable[StoppingCriteria] = ()
+    ) -> None:
+        """`interrupt` makes `generate` raise CancelledError also in the middle of a step."""
         self._loop = asyncio.get_running_loop()
         self._tokens: asyncio.Queue[int | None] = asyncio.Queue()  # bounded by `_room`
         self._room = threading.Semaphore(AHEAD)
@@ -29,23 +34,26 @@ class TokenStream:
         self._done = asyncio.Event()
         self._error: BaseException | None = None
         self._generate = generate
+        self._interrupt = interrupt
         self._criteria = StoppingCriteriaList([*stopping_criteria, _Stop(self._stopped)])
         self._thread = threading.Thread(target=self._run, name="swarm stream", daemon=True)
         self._thread.start()
 
-    async def __aiter__(self) -> AsyncIterator[int]:
-        while (token := await self._tokens.get()) is not None:
+    async def next(self) -> int | None:
+        """The next token; None at the end. Raises what `generate` raised."""
+        token = await self._tokens.get()
+        if token is not None:
             self._room.release()
-            yield token
-        if self._error is not None:
+        elif self._error is not None:
             raise self._error
+        return token
 
-    async def stop(self, interrupt: Callable[[], None]) -> None:
-        """End the generation, by `interrupt` when it is in the middle of a step, and wait until it has ended."""
+    async def stop(self) -> None:
+        """End the generation now and wait until it has ended; if that wait is cancelled, it ends all the same."""
         if not self._done.is_set():
             self._stopped.set()
             self._room.release()
-            interrupt()
+            self._interrupt()
             await self._done.wait()
 
     # --- in the thread ---
@@ -57,7 +65,7 @@ class TokenStream:
             self._error = None if self._stopped.is_set() else error
         except Exception as error:  # it is raised where the tokens are read
             self._error = error
-        self._loop.call_soon_threadsafe(self._finish)
+        self._tell(self._finish)
 
     def _finish(self) -> None:
         self._done.set()
@@ -66,7 +74,13 @@ class TokenStream:
     def _put(self, token: int) -> None:
         if not self._stopped.is_set():
             self._room.acquire()
-            self._loop.call_soon_threadsafe(self._tokens.put_nowait, token)
+            self._tell(self._tokens.put_nowait, token)
+
+    def _tell(self, callback: Callable[..., None], *args: object) -> None:
+        try:
+            self._loop.call_soon_threadsafe(callback, *args)
+        except RuntimeError:  # the loop is closed, so nobody reads any more
+            self._stopped.set()
 
 
 class _Bridge(BaseStreamer):
@@ -75,6 +89,8 @@ class _Bridge(BaseStreamer):
         self._prompt_seen = False
 
     def put(self, value: Tensor) -> None:
+        if value.dim() == 2 and value.shape[0] != 1:
+            raise UsageError(f"a stream gives the tokens of one sequence, not of {value.shape[0]}")
         if self._prompt_seen:
             for token in value.flatten().tolist():
                 self._put(token)

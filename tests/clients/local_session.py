@@ -31,7 +31,8 @@ class LocalConnection:
         )
         self.sessions: list[LocalSession] = []
         self.sent: list[tuple[int, int]] = []  # (tokens, outputs wanted) of every step
-        self.gate = threading.Event()  # steps wait for it
+        self.gate = threading.Event()  # steps wait for it,
+        self.waiting = threading.Event()  # and say so
         self.gate.set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -40,7 +41,7 @@ class LocalConnection:
 
     @property
     def open_sessions(self) -> int:
-        return sum(not session.closed for session in self.sessions)
+        return sum(not session.gone.is_set() for session in self.sessions)
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> "Future[T]":
         if self._closed:
@@ -65,7 +66,7 @@ class LocalSession:
     def __init__(self, connection: LocalConnection, embed: Embed, lease: int) -> None:
         self.embed = embed
         self.lease = lease
-        self.closed = False
+        self.gone = threading.Event()
         self._connection = connection
         self._caches: dict[RowId, DynamicCache] = {}
         self._next_row = 0
@@ -79,9 +80,10 @@ class LocalSession:
         return {row: cache.get_seq_length() for row, cache in self._caches.items()}
 
     async def step(self, rows: Sequence[RowChunk], hidden: Tensor) -> Tensor:
-        if self.closed:
+        if self.gone.is_set():
             raise UsageError("this session is closed")
         while not self._connection.gate.is_set():
+            self._connection.waiting.set()
             await asyncio.sleep(0)
         outputs, offset = [], 0
         for chunk in rows:
@@ -105,7 +107,7 @@ class LocalSession:
         return list(caches)
 
     async def close(self) -> None:
-        self.closed = True
+        self.gone.set()
         self._caches.clear()
 
 
