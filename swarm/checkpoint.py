@@ -60,7 +60,7 @@ def resolve(
     if entry is not None and entry.package is not None:
         return _open(entry.alias, gguf_import.convert(catalogue.embedded_file(entry), cache=cache), None, cache)
     path = Path(name).expanduser()
-    if entry is None and path.is_dir():
+    if entry is None and name and path.is_dir():
         return _open(path.resolve().name, path.resolve(), None, cache)
     if entry is None and path.is_file():
         return _open(path.stem, gguf_import.convert(path.resolve(), cache=cache), None, cache)

@@ -90,10 +90,9 @@ def _prefixes(stored: Iterable[str]) -> list[str]:
 def read_index(path: Path) -> dict[str, str]:
     """Tensor name → file name, from a checkpoint's index."""
     try:
-        weight_map = json.loads(path.read_bytes())["weight_map"]
-    except (ValueError, KeyError, TypeError):
+        return {str(tensor): str(file) for tensor, file in json.loads(path.read_bytes())["weight_map"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise ModelError(f"{path} is no index of safetensors files: fetch the model again") from None
-    return {str(tensor): str(file) for tensor, file in weight_map.items()}
 
 
 def check_shard(path: Path) -> tuple[str, ...]:
@@ -125,7 +124,7 @@ def quiet_library() -> Iterator[None]:
     """Neither progress bars nor reports from transformers: what matters of them becomes an error of ours."""
     shown, verbosity = library_logging.is_progress_bar_enabled(), library_logging.get_verbosity()
     library_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    library_logging.set_verbosity_error()
+    library_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:

@@ -1,7 +1,10 @@
 """Conversion of a tiny GGUF file, with real processes where it matters."""
 
+import resource
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,22 +15,26 @@ from swarm.errors import ModelError
 from tests.gguf_file import LAYERS, tiny_gguf
 
 CONVERT = """
-import resource, sys
+import sys
 from pathlib import Path
-limit = int(sys.argv[3])
-from swarm.errors import ModelError
 from swarm.gguf_import import convert
-if limit:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-try:
-    print(convert(Path(sys.argv[1]), cache=Path(sys.argv[2])))
-except ModelError as error:
-    print("ModelError:", error)
+print(convert(Path(sys.argv[1]), cache=Path(sys.argv[2])))
 """
 
 
-def start_conversion(path: Path, cache: Path, file_limit: int = 0) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", CONVERT, str(path), str(cache), str(file_limit)]
+@contextmanager
+def full_disk(room: int) -> Iterator[None]:
+    """No file of this process can grow beyond `room` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def start_conversion(path: Path, cache: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", CONVERT, str(path), str(cache)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -62,9 +69,8 @@ def test_two_processes_that_convert_at_once_end_with_one_folder(tmp_path: Path) 
 
 def test_a_full_disk_is_said_and_leaves_nothing_half_done(tmp_path: Path) -> None:
     path, cache = tiny_gguf(tmp_path / "tiny.gguf"), tmp_path / "cache"
-    out, err = start_conversion(path, cache, file_limit=50_000).communicate(timeout=60)
-    assert out.startswith("ModelError: cannot write the converted model"), (out, err)
-    assert "make room" in out
+    with full_disk(50_000), pytest.raises(ModelError, match=r"cannot write the converted model .* make room"):
+        resolve(str(path), cache=cache)
     assert not [p for p in (cache / "gguf").iterdir() if p.is_dir()]
     assert resolve(str(path), cache=cache).num_blocks == LAYERS
 
