@@ -44,9 +44,8 @@ class Gates:
 
     @property
     def output(self) -> Tensor:
-        """What the last of the open layers returned, `[1, T, hidden]`."""
-        if self._states is None:
-            raise ModelError("no layer has run")
+        """What the last of the open layers returned, `[1, T, hidden]`. Only within `open`."""
+        assert self._states is not None
         return self._states
 
     def _gate(self, index: int, forward: Callable[..., Any]) -> Callable[..., Any]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from peers.pages import PagePool, PageTable
+from swarm.errors import UsageError
 
 __all__ = ["KVCache", "PagedRows", "slots"]
 
@@ -25,8 +26,8 @@ def slots(table: PageTable, start: int, stop: int) -> Tensor:
 class KVCache:
     """Keys and values of `layers` layers, one arena `[kv heads, slots, head width]` each for keys and for values.
 
-    A layer's arenas are made when it first writes, since only then its heads are known. Heads lie outermost, so that
-    one head of a contiguous row is one dense matrix: attention over it is up to 1.7 times faster than otherwise.
+    A layer's arenas are made when it first writes, since only then its heads are known; or by `resemble`. Heads lie
+    outermost, so that one head of a contiguous row is one dense matrix: attention over it is up to 1.7 times faster.
     """
 
     def __init__(self, layers: int, pool: PagePool, *, dtype: torch.dtype, device: torch.device) -> None:
@@ -64,9 +65,22 @@ class KVCache:
             for arena in arenas or ():
                 arena.narrow(1, target * size, size).copy_(arena.narrow(1, source * size, size))
 
+    def resemble(self, other: "KVCache") -> None:
+        """Makes arenas for the layers that `other` has written, with the same heads. Raises UsageError on no memory."""
+        try:
+            for layer, arenas in enumerate(other._arenas):
+                if arenas is not None:
+                    self._arenas[layer] = (self._arena(arenas[0]), self._arena(arenas[1]))
+        except (RuntimeError, MemoryError) as error:
+            size = other.bytes_per_token * self.pool.tokens >> 20
+            raise UsageError(
+                f"there is no memory for the KV of {self.pool.tokens} tokens ({size} MiB) on {self.device}:"
+                " ask for fewer KV tokens or fewer blocks"
+            ) from error
+
     @property
     def bytes_per_token(self) -> int:
-        """Bytes of all layers that have written so far."""
+        """Bytes of all layers that have arenas."""
         arenas = (arena for pair in self._arenas for arena in pair or ())
         return sum(arena.shape[0] * arena.shape[2] * arena.element_size() for arena in arenas)
 

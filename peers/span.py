@@ -48,7 +48,7 @@ class BlockSpan:
         self._windows: list[int | None] = [None] * len(blocks)
         self._gates = Gates(find_layers(model, len(blocks)))
         self._rotary = TurningRotary(model)
-        self.probe()
+        self.cache.resemble(self.probe())
 
     @classmethod
     def load(
@@ -84,6 +84,9 @@ class BlockSpan:
         the same shape in the span's dtype and on its device. Keys and values are written for these layers alone.
         """
         layers = layers or slice(0, len(self.blocks))
+        tokens = sum(row.n for row in rows)
+        if hidden.shape != (tokens, self.hidden_size):
+            raise ValueError(f"{tokens} tokens of width {self.hidden_size} don't have shape {list(hidden.shape)}")
         batches = [PagedBatch(self.cache, packed, self._windows) for packed in self._rotary.split(rows)]
         parts = torch.split(hidden, [batch.tokens for batch in batches])
         outputs = [self._run(part, batch, layers) for part, batch in zip(parts, batches, strict=True)]
@@ -95,8 +98,6 @@ class BlockSpan:
             self.cache.copy_page(source, target)
 
     def _run(self, hidden: Tensor, batch: PagedBatch, layers: slice) -> Tensor:
-        if hidden.shape != (batch.tokens, self.hidden_size):
-            raise ValueError(f"{batch.tokens} tokens of width {self.hidden_size} don't have shape {list(hidden.shape)}")
         self._rotary.reset()
         states = hidden.to(device=self.device, dtype=self.dtype)[None]
         with self._gates.open(layers, states, batch):
@@ -104,44 +105,47 @@ class BlockSpan:
             return self._gates.output[0]
 
     @torch.inference_mode()
-    def probe(self) -> None:
+    def probe(self) -> KVCache:
         """Learns each layer's window, and checks that a few tokens give the same at once, one by one, and packed.
 
-        Raises ModelError, naming the family and the reason, when they do not.
+        Returns the small cache that it used. Raises ModelError, naming the family and the reason, when they do not.
         """
-        family = self.model.config.model_type
-        tables = [PageTable(self.pool) for _ in range(3)]
+        pool = PagePool(PROBE_TOKENS, PROBE_TOKENS)
+        scratch = KVCache(len(self.blocks), pool, dtype=self.dtype, device=self.device)
         try:
-            self._probe(*tables)
-        except ModelError as error:
-            raise ModelError(f"{family} can't run in a swarm: {error}") from error
-        finally:
-            self.model.set_attn_implementation(PAGED)
-            for table in tables:
-                table.release()
+            self._probe(scratch)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # the library's model code raises whatever its own assumptions lead to
+            family = self.model.config.model_type
+            reason = str(error).strip().partition("\n")[0]
+            raise ModelError(f"{family} models can't run in a swarm: {reason}") from error
+        return scratch
 
-    def _probe(self, whole: PageTable, first: PageTable, second: PageTable) -> None:
+    def _probe(self, scratch: KVCache) -> None:
+        whole, first, second = (PageTable(scratch.pool) for _ in range(3))
         generator = torch.Generator().manual_seed(0)
         tokens = torch.randn(PROBE_TOKENS, self.hidden_size, generator=generator).to(self.device, self.dtype)
-        everything = slice(0, len(self.blocks))
+        layers = slice(0, len(self.blocks))
         self.model.set_attn_implementation(PROBED)
-        batch = PagedBatch(self.cache, [_new(whole, PROBE_TOKENS)], self._windows, learn=True)
-        expected = self._run(tokens, batch, everything)
+        batch = PagedBatch(scratch, [_new(whole, PROBE_TOKENS)], self._windows, learn=True)
+        expected = self._run(tokens, batch, layers)
         if any(calls != 1 for calls in batch.calls):
-            raise ModelError("its blocks keep state outside attention, or attend in a way that can't be paged")
+            raise ModelError("its blocks do not all attend just once through the library's AttentionInterface")
         self.model.set_attn_implementation(PAGED)
         steps = [([_new(first, 2), _new(second, 1)], [0, 1, 0]), ([_new(first, 1), _new(second, 1)], [2, 1])]
         for rows, which in steps:
-            output = self.forward(tokens[which], rows)
+            output = self._run(tokens[which], PagedBatch(scratch, rows, self._windows), layers)
             if not self._agree(output, expected[which], tokens[which]):
                 raise ModelError("its blocks keep state outside attention")
 
     def _agree(self, output: Tensor, expected: Tensor, given: Tensor) -> bool:
         """Whether two outputs differ by no more than rounding explains. Rounding grows with depth as a random walk."""
+        if not bool(expected.isfinite().all()):
+            raise ModelError(f"blocks {self.blocks} turn harmless input into NaN or infinity in {self.dtype}")
         rounding = ROUNDINGS * torch.finfo(self.dtype).eps * len(self.blocks) ** 0.5 * expected.float().norm()
         allowed = PROBE_TOLERANCE * (expected - given).float().norm() + rounding
-        difference = (output - expected).float().norm()
-        return bool(torch.isfinite(expected).all()) and bool(difference <= allowed)
+        return bool((output - expected).float().norm() <= allowed)
 
 
 def _new(table: PageTable, n: int) -> RowSlice:

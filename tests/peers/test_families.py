@@ -1,4 +1,4 @@
-"""Every family: spans in a chain compute what the library's whole model does, however rows are cut, packed and forked."""
+"""Every family: a chain of spans computes what the whole model does, however rows are cut, packed and forked."""
 
 from itertools import pairwise
 
@@ -88,14 +88,8 @@ def test_hops_that_use_parts_of_larger_spans(family: Family) -> None:
     whole = load(checkpoint, Span(0, checkpoint.num_blocks))
     tail = load(checkpoint, Span(1, checkpoint.num_blocks))
     end = checkpoint.num_blocks
-    chain = Chain(
-        [
-            Hop(whole, 1, Span(0, 1)),
-            Hop(tail, 1, Span(1, 2)),
-            Hop(whole, 1, Span(2, end - 1)),
-            Hop(tail, 1, Span(end - 1, end)),
-        ]
-    )
+    parts = [(whole, Span(0, 1)), (tail, Span(1, 2)), (whole, Span(2, end - 1)), (tail, Span(end - 1, end))]
+    chain = Chain([Hop(span, 1, part) for span, part in parts])
     begin = 0
     for n in (TOKENS - 5, 1, 3, 1):
         assert_same(chain.step(embedded[begin : begin + n], [n]), expected[begin : begin + n])
