@@ -104,7 +104,7 @@ def main() -> None:
 
 
 def die_with_parent() -> None:
-    """On Linux the kernel ends this process when its parent dies; elsewhere the socket's end has to do. Names it, too."""
+    """On Linux the kernel ends this process with its parent; elsewhere the socket's end has to do. Names it, too."""
     if sys.platform == "linux":
         parent, libc = os.getppid(), ctypes.CDLL(None)
         libc.prctl(PR_SET_NAME, b"swarm executor")

@@ -2,7 +2,7 @@
 
 A packet is `u32 length | u8 kind | u16 peer id length | peer id | content`, little-endian; `length` counts everything
 after itself. The content of a FRAME is a frame of the protocol, as it came or as it goes; the peer is who sent it, or
-who is to get it. Both sides are ours, so a packet that makes no sense is a fault of the program; sizes are checked anyway.
+who is to get it. Both sides are ours, so a packet that makes no sense is a fault of the program; it is noticed anyway.
 """
 
 import struct

@@ -112,8 +112,9 @@ def _run(settings: ServeSettings, log_format: LogFormat, *, stop_with_stdin: boo
     from peers.volunteer import volunteer  # brings torch's and hivemind's seconds of import
 
     def show(ready: Ready) -> None:
-        emit("ready", **ready.event())
-        if log_format is LogFormat.PRETTY:
+        if log_format is LogFormat.JSON:
+            emit("ready", **ready.event())
+        else:
             print(ready.text(), flush=True)
 
     with asyncio.Runner(loop_factory=new_event_loop) as runner:

@@ -1,16 +1,19 @@
-"""How a process is told to stop: SIGTERM, SIGINT, or the end of its standard input.
+"""How a process is told to stop: SIGTERM, SIGINT, SIGHUP, or the end of its standard input.
 
 Being told cancels the work, which cleans up. Being told again cancels the cleaning up, and a little later the process
 ends whatever is still going on.
 """
 
 import asyncio
+import logging
 import os
 import signal
 import threading
 from collections.abc import Awaitable
 
 __all__ = ["until_told"]
+
+_log = logging.getLogger(__name__)
 
 FORCE_SECONDS = 3.0  # between being told a second time and the end
 STDIN = 0  # the file descriptor; read without Python's buffers, whose lock would hang the interpreter's end
@@ -34,7 +37,7 @@ async def until_told(work: Awaitable[object], *, stdin: bool = False) -> int:
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
     teller = _Teller(task)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, teller.tell, number)
     if stdin:
         threading.Thread(target=_watch_stdin, args=(loop, teller), name="standard input", daemon=True).start()
@@ -43,6 +46,11 @@ async def until_told(work: Awaitable[object], *, stdin: bool = False) -> int:
     except asyncio.CancelledError:
         if teller.first is None:
             raise
+    except Exception as error:
+        if teller.first is None:
+            raise
+        # whoever stops a whole process group stops our children as well: no failure of ours
+        _log.info("while leaving: %s", error)
     return 128 + signal.SIGINT if teller.first is signal.SIGINT else 0
 
 
