@@ -38,6 +38,7 @@ logging.getLogger("hivemind").addHandler(logging.NullHandler())
 logging.getLogger("hivemind").propagate = False
 
 _CHUNK = 256 << 10  # bytes; larger frames are written in such parts, so that little of them is buffered twice
+_LINGER = 5.0  # seconds that the other side gets to take what was sent before a stream was closed
 _CLOSE_TIMEOUT = 5.0  # seconds that the daemon gets to end when asked to
 _DAEMON_GONE = "the libp2p daemon of this process has ended; start the process again"
 
@@ -106,6 +107,10 @@ class Libp2pHost:
     def alive(self) -> bool:
         return not self._daemon_end.done()
 
+    async def ended(self) -> None:
+        """Return when the daemon ends, on purpose or not."""
+        await asyncio.shield(self._daemon_end)
+
     def check_alive(self) -> None:
         """Raises NetworkError when the daemon is gone."""
         if not self.alive:
@@ -151,6 +156,7 @@ class Libp2pTransport(Transport):
         self._host = host
         self._open_timeout = open_timeout
         self._max_streams = max_streams
+        self._handlers: dict[str, Handler] = {}
         self._streams: set[Libp2pStream] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -173,12 +179,11 @@ class Libp2pTransport(Transport):
 
     async def serve(self, protocol: str, handler: Handler) -> None:
         self._check_open()
-
-        async def accept(info: StreamInfo, reader: StreamReader, writer: StreamWriter) -> None:
-            await self._accept(handler, Libp2pStream(PeerId(info.peer_id.to_base58()), reader, writer))
-
-        call = self._host.p2p.add_binary_stream_handler(protocol, accept)
-        await self._host.run(call, self._open_timeout, f"serving {protocol}")
+        known = protocol in self._handlers
+        self._handlers[protocol] = handler
+        if not known:
+            call = self._host.p2p.add_binary_stream_handler(protocol, self._accept)
+            await self._host.run(call, self._open_timeout, f"serving {protocol}")
 
     async def addresses(self) -> tuple[str, ...]:
         self._check_open()
@@ -211,11 +216,14 @@ class Libp2pTransport(Transport):
         stream.on_close = self._streams.discard
         return stream
 
-    async def _accept(self, handler: Handler, stream: "Libp2pStream") -> None:
+    async def _accept(self, info: StreamInfo, reader: StreamReader, writer: StreamWriter) -> None:
+        stream = Libp2pStream(PeerId(info.peer_id.to_base58()), reader, writer)
         if self._closed or len(self._tasks) >= self._max_streams:
             stream.close()
             return
-        task = asyncio.create_task(handle(handler, self._keep(stream)), name=f"serves {stream.remote}")
+        task = asyncio.create_task(
+            handle(self._handlers[info.proto], self._keep(stream)), name=f"serves {stream.remote}"
+        )
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -286,11 +294,17 @@ class Libp2pStream(Stream):
         return prefix + rest
 
     def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            self._writer.close()
-            self._reader.feed_eof()  # wakes a pending `receive`
-            self.on_close(self)
+        if self._closed:
+            return
+        self._closed = True
+        self._writer.close()
+        transport = self._writer.transport
+        if self._sending.locked():
+            transport.abort()  # wakes a pending `send`; its frame is lost
+        elif transport.get_write_buffer_size():
+            asyncio.get_running_loop().call_later(_LINGER, transport.abort)
+        self._reader.feed_eof()  # wakes a pending `receive`
+        self.on_close(self)
 
     async def _write(self, frame: bytes) -> None:
         if len(frame) <= _CHUNK:

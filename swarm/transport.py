@@ -63,7 +63,7 @@ class Transport(ABC):
 
     @abstractmethod
     async def serve(self, protocol: str, handler: Handler) -> None:
-        """Run `handler` for every stream that others open; the stream is closed when it returns."""
+        """Run `handler`, from now on, for every stream that others open; the stream is closed when it returns."""
 
     @abstractmethod
     async def addresses(self) -> tuple[str, ...]:
