@@ -1,5 +1,6 @@
 """Conversion of a tiny GGUF file, with real processes where it matters."""
 
+import os
 import resource
 import subprocess
 import sys
@@ -18,6 +19,8 @@ CONVERT = """
 import sys
 from pathlib import Path
 from swarm.gguf_import import convert
+print("ready", flush=True)
+sys.stdin.readline()
 print(convert(Path(sys.argv[1]), cache=Path(sys.argv[2])))
 """
 
@@ -35,7 +38,14 @@ def full_disk(room: int) -> Iterator[None]:
 
 def start_conversion(path: Path, cache: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", CONVERT, str(path), str(cache)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+    )
+
+
+def environment() -> dict[str, str]:
+    """This process's, with one thread for each child, so that they do run side by side."""
+    return os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 def test_a_converted_file_is_a_complete_hugging_face_folder(tmp_path: Path) -> None:
@@ -60,6 +70,13 @@ def test_equal_files_give_equal_digests_wherever_they_are_converted(tmp_path: Pa
 def test_two_processes_that_convert_at_once_end_with_one_folder(tmp_path: Path) -> None:
     path, cache = tiny_gguf(tmp_path / "tiny.gguf"), tmp_path / "cache"
     processes = [start_conversion(path, cache) for _ in range(2)]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
     answers = [process.communicate(timeout=60) for process in processes]
     assert {out.strip() for out, _ in answers} == {str(next(p for p in (cache / "gguf").iterdir() if p.is_dir()))}, (
         answers
