@@ -226,6 +226,7 @@ class Lifecycle:
                 announcer.change(state=PeerState.JOINING)
                 await self._revive(executor, restarts, lost)
                 await self._come_online(executor, announcer)
+                _log.info("online again")
 
     async def _revive(self, executor: Executor, restarts: Restarts, lost: ExecutorLost) -> None:
         while True:

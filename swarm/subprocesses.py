@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -76,16 +76,17 @@ class ServeProcess:
     ) -> None:
         """`arguments` as after `swarm serve`; `environment` is added to our own; `name` is for messages."""
         self.name = name
-        self._folder = Path(tempfile.mkdtemp(prefix="swarm-peer-"))  # the child's TMPDIR
+        self.temporary = Path(tempfile.mkdtemp(prefix="swarm-peer-"))  # the child's TMPDIR
         self._lines: deque[str] = deque(maxlen=KEPT_LINES)
         self._ready: ReadyPeer | None = None
-        self._news = threading.Event()  # set once it is ready, or has ended
+        self._ended = False  # its output
+        self._news = threading.Condition()
         self._process = subprocess.Popen(
             [*command, *arguments, "--log-format", "json", "--stop-with-stdin"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={**_without_defaults(os.environ), "TMPDIR": str(self._folder), **(environment or {})},
+            env={**_without_defaults(os.environ), "TMPDIR": str(self.temporary), **(environment or {})},
             start_new_session=True,
         )
         self._reader = threading.Thread(target=self._read, name=f"log of {name}", daemon=True)
@@ -95,13 +96,14 @@ class ServeProcess:
 
     def wait_ready(self, limit: float = 120.0) -> ReadyPeer:
         """Blocks until it serves. Raises SwarmError, with its last lines, if it ends or `limit` seconds pass."""
-        self._news.wait(limit)
-        if self._ready is not None:
-            return self._ready
-        code = self._process.poll()
-        what = f"is not ready after {limit:.0f} s" if code is None else f"ended with exit status {code}"
-        lines = "\n  ".join(self.log[-SHOWN_LINES:]) or "(nothing)"
-        raise SwarmError(f"the serving process '{self.name}' {what}; the last it said was:\n  {lines}")
+        self._wait(lambda: self._ready is not None, "is not ready", limit)
+        assert self._ready is not None
+        return self._ready
+
+    def wait_line(self, text: str, limit: float = 60.0) -> str:
+        """Blocks until a line of its log holds `text`; that line. Raises SwarmError as `wait_ready` does."""
+        self._wait(lambda: any(text in line for line in self._lines), f"did not say '{text}'", limit)
+        return next(line for line in self.log if text in line)
 
     @property
     def ready(self) -> ReadyPeer:
@@ -111,7 +113,8 @@ class ServeProcess:
     @property
     def log(self) -> list[str]:
         """The latest lines of its stdout and stderr."""
-        return list(self._lines)
+        with self._news:
+            return list(self._lines)
 
     @property
     def events(self) -> list[dict[str, Any]]:
@@ -139,6 +142,11 @@ class ServeProcess:
     def resume(self) -> None:
         """SIGCONT to the whole group."""
         self._signal_group(signal.SIGCONT)
+
+    def abandon(self) -> None:
+        """Ends its standard input, as the death of this process would."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
 
     def terminate(self) -> None:
         """SIGTERM to the peer alone, which then leaves in good order. Does not wait."""
@@ -168,7 +176,7 @@ class ServeProcess:
             for pipe in (self._process.stdin, self._process.stdout):
                 if pipe is not None and not self._reader.is_alive():
                     pipe.close()
-            shutil.rmtree(self._folder, ignore_errors=True)
+            shutil.rmtree(self.temporary, ignore_errors=True)
 
     def __enter__(self) -> Self:
         return self
@@ -177,6 +185,16 @@ class ServeProcess:
         self.close()
 
     # --- inside -------------------------------------------------------------------------------------------------
+
+    def _wait(self, met: Callable[[], bool], what: str, limit: float) -> None:
+        with self._news:
+            self._news.wait_for(lambda: met() or self._ended, limit)
+            if met():
+                return
+        code = self._process.poll()
+        ending = f"{what} after {limit:.0f} s" if code is None else f"ended with exit status {code}"
+        lines = "\n  ".join(self.log[-SHOWN_LINES:]) or "(nothing)"
+        raise SwarmError(f"the serving process '{self.name}' {ending}; the last it said was:\n  {lines}")
 
     def _signal_group(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):  # everyone in it is gone
@@ -187,13 +205,16 @@ class ServeProcess:
         assert pipe is not None
         for raw in pipe:
             line = raw.decode("utf-8", "replace").rstrip("\n")
-            self._lines.append(line)
             event = _event(line)
-            if event is not None and event.get("event") == "ready":
-                self._ready = ReadyPeer.from_event(event)
-                self._news.set()
+            with self._news:
+                self._lines.append(line)
+                if event is not None and event.get("event") == "ready":
+                    self._ready = ReadyPeer.from_event(event)
+                self._news.notify_all()
         self._process.wait()  # its output has ended, so it is ending
-        self._news.set()
+        with self._news:
+            self._ended = True
+            self._news.notify_all()
 
 
 def _event(line: str) -> dict[str, Any] | None:

@@ -15,29 +15,33 @@ from swarm.subprocesses import ServeProcess
 __all__ = ["ServePeer"]
 
 THREADS = "1"  # a test machine has few cores and several peers
+LOCAL = ("--threads", THREADS, "--host", "127.0.0.1", "--port", "0", "--device", "cpu")
 
 
 class ServePeer(ServeProcess):
     """`swarm serve MODEL` with a fresh identity, one thread, and a port that the system picks. A context manager.
 
-    `join`: serving peers whose swarm it joins; without any, it begins a new one. `options` are passed on as they are.
+    `join`: serving peers whose swarm it joins; without any, it begins a new one; `entry` are options to
+    give instead of these. `options` are passed on as they are.
     """
 
     def __init__(
         self,
-        model: str,
+        model: str | Path,
         *options: str,
         join: Sequence["ServePeer"] = (),
         blocks: str | None = None,
         identity: Path | None = None,
+        entry: Sequence[str] | None = None,
         name: str = "peer",
     ) -> None:
         self._home = tempfile.TemporaryDirectory(prefix="swarm-test-")
         identity = identity or Path(self._home.name, "identity")
-        entry = [f"--initial-peers={','.join(peer.addresses)}" for peer in join] or ["--new-swarm"]
+        if entry is None:
+            entry = [f"--initial-peers={','.join(peer.addresses)}" for peer in join] or ["--new-swarm"]
         span = [f"--blocks={blocks}"] if blocks else []
         super().__init__(
-            [model, "--threads", THREADS, f"--identity-path={identity}", *entry, *span, *options],
+            [str(model), *LOCAL, f"--identity-path={identity}", *entry, *span, *options],
             name=name,
             environment={"OMP_NUM_THREADS": THREADS},
         )
