@@ -7,6 +7,7 @@ its sockets; when it dies, every call here fails with NetworkError at once; when
 import asyncio
 import ipaddress
 import logging
+import re
 import socket
 from asyncio import IncompleteReadError, StreamReader, StreamWriter
 from collections.abc import Awaitable, Iterable, Sequence
@@ -82,7 +83,7 @@ class Libp2pHost:
             _check_free(host, port)
         loopback = ipaddress.ip_address(host).is_loopback
         options: dict[str, Any] = {
-            "announce_maddrs": [_multiaddress(address) for address in announce] or None,
+            "announce_maddrs": [_announced(address) for address in announce] or None,
             "auto_nat": not loopback,
             "check_if_identity_free": False,  # it would start a second daemon, and understands RSA alone
             "dht_mode": "client" if client else "server",
@@ -339,6 +340,12 @@ def _multiaddress(text: str) -> str:
     except ValueError as error:
         hint = "write it as in /ip4/203.0.113.5/tcp/31330/p2p/PEER-ID"
         raise UsageError(f"'{text}' is no multiaddress ({error}); {hint}") from error
+
+
+def _announced(text: str) -> str:
+    if "0" in re.findall(r"/(?:tcp|udp)/(\d+)", text):
+        raise UsageError(f"'{text}' can't be announced: give the port at which others reach this machine, and --port")
+    return _multiaddress(text)
 
 
 def _listen_address(host: str, port: int) -> str:
