@@ -23,11 +23,12 @@ from hivemind.p2p.p2p_daemon_bindings.utils import P2PDaemonError, P2PHandlerErr
 from hivemind.proto import dht_pb2
 from hivemind.utils import MSGPackSerializer
 
+from swarm.addresses import peer_of
 from swarm.directory import Directory
 from swarm.errors import NetworkError, RecordError, UsageError
 from swarm.identity import Identity
 from swarm.ids import Digest, PeerId
-from swarm.libp2p import Libp2pHost, peer_of
+from swarm.libp2p import Libp2pHost
 from swarm.record import PeerRecord
 from swarm.sealing import MAX_LIFETIME, MAX_RECORD, check_times, open_sealed, seal, unseal
 

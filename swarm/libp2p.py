@@ -7,8 +7,6 @@ its sockets; when it dies, every call here fails with NetworkError at once; when
 import asyncio
 import ipaddress
 import logging
-import re
-import socket
 from asyncio import IncompleteReadError, StreamReader, StreamWriter
 from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any, Self, TypeVar
@@ -21,14 +19,15 @@ from hivemind.proto import p2pd_pb2
 from hivemind.utils.logging import use_hivemind_log_handler
 from hivemind.utils.multiaddr import Multiaddr
 
-from swarm.errors import NetworkError, StreamClosed, SwarmError, Unreachable, UsageError, WireError
+from swarm.addresses import announced, check_free, listen_address, peer_of
+from swarm.errors import NetworkError, StreamClosed, SwarmError, Unreachable, WireError
 from swarm.identity import Identity
 from swarm.ids import PeerId
 from swarm.scratch import Scratch
 from swarm.transport import Handler, Stream, Transport, handle
 from swarm.wire import TOTAL, checked_total
 
-__all__ = ["Libp2pHost", "Libp2pTransport", "peer_of"]
+__all__ = ["Libp2pHost", "Libp2pTransport"]
 
 T = TypeVar("T")
 
@@ -78,12 +77,12 @@ class Libp2pHost:
         have open to us at once. Raises UsageError for addresses that are none, NetworkError for what goes wrong."""
         for address in initial_peers:
             peer_of(address)
-        listen = _listen_address(host, port)
+        listen = listen_address(host, port)
         if not client:
-            _check_free(host, port)
+            check_free(host, port)
         loopback = ipaddress.ip_address(host).is_loopback
         options: dict[str, Any] = {
-            "announce_maddrs": [_announced(address) for address in announce] or None,
+            "announce_maddrs": [announced(address) for address in announce] or None,
             "auto_nat": not loopback,
             "check_if_identity_free": False,  # it would start a second daemon, and understands RSA alone
             "dht_mode": "client" if client else "server",
@@ -323,52 +322,6 @@ class Libp2pStream(Stream):
 
     def _gone(self) -> StreamClosed:
         return StreamClosed(f"the stream with peer {self.remote} is closed")
-
-
-def peer_of(address: str) -> PeerId:
-    """The peer id at the end of a multiaddress. Raises UsageError for anything else."""
-    _multiaddress(address)
-    _, found, peer = address.rpartition("/p2p/")
-    if not found or "/" in peer:
-        raise UsageError(f"'{address}' does not end in /p2p/PEER-ID: copy the whole address of an initial peer")
-    return PeerId(peer)
-
-
-def _multiaddress(text: str) -> str:
-    try:
-        return str(Multiaddr(text))
-    except ValueError as error:
-        hint = "write it as in /ip4/203.0.113.5/tcp/31330/p2p/PEER-ID"
-        raise UsageError(f"'{text}' is no multiaddress ({error}); {hint}") from error
-
-
-def _announced(text: str) -> str:
-    if "0" in re.findall(r"/(?:tcp|udp)/(\d+)", text):
-        raise UsageError(f"'{text}' can't be announced: give the port at which others reach this machine, and --port")
-    return _multiaddress(text)
-
-
-def _listen_address(host: str, port: int) -> str:
-    try:
-        version = ipaddress.ip_address(host).version
-    except ValueError:
-        raise UsageError(f"'{host}' is no IP address to listen on: give one, for example 0.0.0.0") from None
-    if not 0 <= port < 1 << 16:
-        raise UsageError(f"{port} is no port: give a number in 0..65535, 0 for any free one")
-    return f"/ip{version}/{host}/tcp/{port}"
-
-
-def _check_free(host: str, port: int) -> None:
-    """libp2p shares a port that is in use with whoever has it, and the two get each other's connections."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise NetworkError(
-                f"can't listen on {host}:{port}: {error.strerror}; give another --host or --port"
-            ) from error
 
 
 async def _start_daemon(scratch: Scratch, **options: Any) -> P2P:

@@ -12,9 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from swarm.addresses import peer_of
 from swarm.errors import NetworkError, UsageError
 from swarm.identity import Identity
-from swarm.libp2p import Libp2pHost, peer_of
+from swarm.libp2p import Libp2pHost
 
 pytestmark = pytest.mark.anyio
 

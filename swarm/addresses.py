@@ -1,0 +1,61 @@
+"""Addresses as people write them: checked before anything is started with them, and refused in words."""
+
+import ipaddress
+import re
+import socket
+
+from hivemind.utils.multiaddr import Multiaddr
+
+from swarm.errors import NetworkError, UsageError
+from swarm.ids import PeerId
+
+__all__ = ["announced", "check_free", "listen_address", "peer_of"]
+
+
+def peer_of(address: str) -> PeerId:
+    """The peer id at the end of a multiaddress. Raises UsageError for anything else."""
+    _multiaddress(address)
+    _, found, peer = address.rpartition("/p2p/")
+    if not found or "/" in peer:
+        raise UsageError(f"'{address}' does not end in /p2p/PEER-ID: copy the whole address of an initial peer")
+    return PeerId(peer)
+
+
+def _multiaddress(text: str) -> str:
+    try:
+        return str(Multiaddr(text))
+    except ValueError as error:
+        hint = "write it as in /ip4/203.0.113.5/tcp/31330/p2p/PEER-ID"
+        raise UsageError(f"'{text}' is no multiaddress ({error}); {hint}") from error
+
+
+def announced(text: str) -> str:
+    """`text` as a multiaddress to tell others; needs no peer id. Raises UsageError."""
+    if "0" in re.findall(r"/(?:tcp|udp)/(\d+)", text):
+        raise UsageError(f"'{text}' can't be announced: give the port at which others reach this machine, and --port")
+    return _multiaddress(text)
+
+
+def listen_address(host: str, port: int) -> str:
+    """The multiaddress to listen at. Raises UsageError."""
+    try:
+        version = ipaddress.ip_address(host).version
+    except ValueError:
+        raise UsageError(f"'{host}' is no IP address to listen on: give one, for example 0.0.0.0") from None
+    if not 0 <= port < 1 << 16:
+        raise UsageError(f"{port} is no port: give a number in 0..65535, 0 for any free one")
+    return f"/ip{version}/{host}/tcp/{port}"
+
+
+def check_free(host: str, port: int) -> None:
+    """Raises NetworkError for a port in use. libp2p itself would share it with whoever has it, and the two would get
+    each other's connections."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise NetworkError(
+                f"can't listen on {host}:{port}: {error.strerror}; give another --host or --port"
+            ) from error
