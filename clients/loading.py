@@ -10,6 +10,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from clients.blocks import ATTENTION, blocks_of
 from swarm.checkpoint import Checkpoint, client_weights
 from swarm.errors import ModelError
+from swarm.layout import store_by_columns
 from swarm.weights import quiet_library
 
 __all__ = ["build"]
@@ -23,7 +24,8 @@ def build(base: type[M], checkpoint: Checkpoint, dtype: torch.dtype | None) -> M
     config = copy.deepcopy(checkpoint.config)
     if getattr(config, "output_router_logits", False):
         config.output_router_logits = False  # routers are with the blocks
-    cls: type[M] = _class_for(base, checkpoint.architecture.causal, checkpoint.architecture.blocks)
+    arch = checkpoint.architecture
+    cls: type[M] = _class_for(cast(Any, base), cast(Any, arch.causal), arch.blocks)
     with quiet_library():
         model, info = super(base, cls).from_pretrained(  # type: ignore[misc]
             None,
@@ -39,6 +41,9 @@ def build(base: type[M], checkpoint: Checkpoint, dtype: torch.dtype | None) -> M
     model.name_or_path = model.config.name_or_path = str(checkpoint.folder)
     if (checkpoint.folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(checkpoint.folder)
+    head = model.get_output_embeddings()
+    if head is not None:
+        store_by_columns(head)
     return cast(M, model.requires_grad_(False))
 
 

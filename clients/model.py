@@ -1,7 +1,7 @@
 """`SwarmModelForCausalLM`: a Hugging Face model whose blocks are computed by the peers of a swarm.
 
-It is an instance of the library's class too (`SwarmLlamaForCausalLM` of `LlamaForCausalLM`), and the library's code runs
-for all but the blocks: embeddings, final norm, head, loss, and the whole of `generate`. Only those weights are here.
+It is an instance of the library's class too (`SwarmLlamaForCausalLM` of `LlamaForCausalLM`), and the library's code
+runs for all but the blocks: embeddings, final norm, head, loss, all of `generate`. Only those weights are here.
 """
 
 import os
