@@ -6,7 +6,17 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import Llama4TextConfig, Llama4TextModel, LlamaConfig, LlamaModel, PreTrainedModel
+from transformers import (
+    GraniteConfig,
+    GraniteModel,
+    Llama4TextConfig,
+    Llama4TextModel,
+    LlamaConfig,
+    LlamaModel,
+    PreTrainedModel,
+    Qwen2MoeConfig,
+    Qwen2MoeModel,
+)
 
 from peers.pages import PageTable, RowSlice
 from peers.span import BlockSpan
@@ -55,7 +65,7 @@ def step(span: BlockSpan, hidden: Tensor, tables: list[PageTable], news: list[in
 
 
 @torch.inference_mode()
-def outputs(model: LlamaModel, hidden: Tensor) -> Tensor:
+def outputs(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     result: Tensor = model(inputs_embeds=hidden[None], use_cache=False).last_hidden_state[0]
     return result
 
@@ -133,6 +143,26 @@ def test_long_rows_do_not_turn_the_rotary_embeddings_of_others(scaling: dict[str
     span = span_of(local(config))
     output = step(span, torch.cat(rows), [PageTable(span.pool) for _ in rows], [len(row) for row in rows])
     torch.testing.assert_close(output, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_what_a_model_does_before_its_first_block_is_left_to_the_client() -> None:
+    config = GraniteConfig(**SIZES, embedding_multiplier=7.0)
+    hidden = torch.randn(5, 32)
+    plain = GraniteModel(config).eval()
+    plain.embedding_multiplier = 1.0
+    plain.norm = nn.Identity()
+    expected = outputs(plain, hidden)
+    plain.embedding_multiplier = 7.0
+    span = span_of(plain)
+    torch.testing.assert_close(step(span, hidden, [PageTable(span.pool)], [5]), expected)
+
+
+def test_windows_are_learned_where_layers_do_not_tell_them_to_their_attention() -> None:
+    kinds = ["full_attention", "sliding_attention"]
+    options = {"use_sliding_window": True, "sliding_window": 4, "layer_types": kinds}
+    experts = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16}
+    model = Qwen2MoeModel(Qwen2MoeConfig(**SIZES | options | experts))
+    assert span_of(model).windows == (None, 4)
 
 
 class Remembering(nn.Module):
