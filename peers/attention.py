@@ -19,11 +19,11 @@ from peers.kv import KVCache, slots
 from peers.pages import RowSlice
 from swarm.errors import ModelError
 
-__all__ = ["BATCH", "PAGED", "PROBED", "PagedBatch"]
+__all__ = ["PAGED", "PROBED", "Current", "PagedBatch"]
 
 PAGED = "swarm_paged"
 PROBED = "swarm_probed"
-BATCH = "paged_batch"  # the keyword under which layers hand the batch down to their attention
+CURRENT = "swarm_current"  # the attribute of attention modules from which they get their batch
 WINDOW = "swarm_window"  # the attribute of a probed mask
 SCORES = 1 << 24  # attention scores that are in memory at once where they are spelled out
 
@@ -147,6 +147,19 @@ class PagedBatch:
         return mask
 
 
+class Current:
+    """The batch that the layers of one span work on.
+
+    An attribute of all their modules, because not every layer hands keywords down to its attention.
+    """
+
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        self.batch: PagedBatch | None = None
+        for layer in layers:
+            for module in layer.modules():
+                setattr(module, CURRENT, self)
+
+
 def _parts(rows: Sequence[RowSlice], device: torch.device) -> list[Part]:
     parts, begin = [], 0
     for row in rows:
@@ -201,9 +214,10 @@ def paged_attention(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """What transformers calls: see `AttentionInterface`. Raises ModelError on attention that pages can't serve."""
-    batch = kwargs.get(BATCH)
-    if batch is None:
-        raise ModelError(f"{type(module).__name__} does not receive the batch that its layer was given")
+    current: Current | None = getattr(module, CURRENT, None)
+    if current is None or current.batch is None:
+        raise ModelError(f"{type(module).__name__} runs outside the steps of a span")
+    batch = current.batch
     if is_causal is False or position_bias is not None:
         raise ModelError(f"{type(module).__name__} looks ahead or adds a bias to its scores")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling

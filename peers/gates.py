@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peers.attention import BATCH, PagedBatch
+from peers.attention import Current, PagedBatch
 from swarm.errors import ModelError
 
 __all__ = ["Gates", "find_layers"]
@@ -27,7 +27,7 @@ class Gates:
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         self._in_tuples = False  # whether layers return a tuple that begins with the hidden states
         self._layers = slice(0, 0)
-        self._batch: PagedBatch | None = None
+        self._current = Current(layers)
         self._states: Tensor | None = None
         for index, layer in enumerate(layers):
             # nn.Module calls `self.forward`; an attribute of the instance comes before the method of its class.
@@ -36,11 +36,11 @@ class Gates:
     @contextmanager
     def open(self, layers: slice, states: Tensor, batch: PagedBatch) -> Iterator[None]:
         """Within, a run of the model takes `states` `[1, T, hidden]` through `layers`; `output` has the result then."""
-        self._layers, self._states, self._batch = layers, states, batch
+        self._layers, self._states, self._current.batch = layers, states, batch
         try:
             yield
         finally:
-            self._states = self._batch = None
+            self._states = self._current.batch = None
 
     @property
     def output(self) -> Tensor:
@@ -50,7 +50,7 @@ class Gates:
 
     def _gate(self, index: int, forward: Callable[..., Any]) -> Callable[..., Any]:
         def gated(*args: Any, **kwargs: Any) -> Any:
-            batch = self._batch
+            batch = self._current.batch
             if batch is None:
                 raise ModelError("the layers of a span run only in its own steps")
             if not self._layers.start <= index < self._layers.stop:
@@ -63,7 +63,6 @@ class Gates:
                 args = (self._states, *args[1:])
             else:
                 kwargs["hidden_states"] = self._states
-            kwargs[BATCH] = batch
             result = forward(*args, **kwargs)
             self._in_tuples = isinstance(result, tuple)
             self._states = result[0] if self._in_tuples else result

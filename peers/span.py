@@ -21,6 +21,7 @@ from peers.rotary import TurningRotary
 from swarm.checkpoint import Checkpoint, load_span
 from swarm.errors import ModelError, UsageError
 from swarm.ids import Span
+from swarm.layout import store_by_columns
 
 __all__ = ["BlockSpan", "RowSlice"]
 
@@ -63,6 +64,7 @@ class BlockSpan:
     ) -> Self:
         """Loads the blocks' weights and checks that they compute what they should. Raises ModelError."""
         model = load_span(checkpoint, blocks, dtype=dtype, device=device, attn_implementation=PAGED)
+        store_by_columns(model)
         return cls(model, blocks, kv_tokens=kv_tokens, page_size=page_size)
 
     @property

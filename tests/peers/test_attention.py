@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass, field
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
-from peers.attention import BATCH, PAGED, PagedBatch, Rule, _spelled_out
+from peers.attention import PAGED, Current, PagedBatch, Rule, _spelled_out
 from peers.kv import KVCache
 from peers.pages import PagePool, PageTable, RowSlice
 from swarm.errors import ModelError
@@ -112,17 +113,23 @@ def test_long_prompts_with_spelled_out_scores_go_piecewise() -> None:
     torch.testing.assert_close(pieces, whole)
 
 
+def attend(layer: torch.nn.Module, **kwargs: Any) -> object:
+    states = torch.randn(1, HEADS, 1, WIDTH)
+    return AttentionInterface()[PAGED](layer, states, states, states, None, **kwargs)
+
+
 def test_attention_that_looks_ahead_is_refused() -> None:
-    attend = AttentionInterface()[PAGED]
-    states = torch.randn(1, HEADS, 1, WIDTH)
-    pool = PagePool(1, 4)
-    batch = PagedBatch(KVCache(1, pool, dtype=torch.float32, device=CPU), [], [None])
+    layer = torch.nn.Identity()
+    cache = KVCache(1, PagePool(1, 4), dtype=torch.float32, device=CPU)
+    Current([layer]).batch = PagedBatch(cache, [], [None])
     with pytest.raises(ModelError, match="looks ahead"):
-        attend(torch.nn.Identity(), states, states, states, None, is_causal=False, **{BATCH: batch})
+        attend(layer, is_causal=False)
 
 
-def test_layer_that_keeps_the_batch_from_its_attention_is_refused() -> None:
-    attend = AttentionInterface()[PAGED]
-    states = torch.randn(1, HEADS, 1, WIDTH)
-    with pytest.raises(ModelError, match="does not receive the batch"):
-        attend(torch.nn.Identity(), states, states, states, None)
+def test_attention_outside_a_step_is_refused() -> None:
+    layer = torch.nn.Identity()
+    with pytest.raises(ModelError, match="outside the steps of a span"):
+        attend(layer)
+    Current([layer])
+    with pytest.raises(ModelError, match="outside the steps of a span"):
+        attend(layer)

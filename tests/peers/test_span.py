@@ -13,6 +13,8 @@ from transformers import (
     Llama4TextModel,
     LlamaConfig,
     LlamaModel,
+    NemotronConfig,
+    NemotronModel,
     PreTrainedModel,
     Qwen2MoeConfig,
     Qwen2MoeModel,
@@ -163,6 +165,15 @@ def test_windows_are_learned_where_layers_do_not_tell_them_to_their_attention() 
     experts = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16}
     model = Qwen2MoeModel(Qwen2MoeConfig(**SIZES | options | experts))
     assert span_of(model).windows == (None, 4)
+
+
+def test_layers_that_hand_no_keywords_to_their_attention_work_too() -> None:
+    model = NemotronModel(NemotronConfig(**SIZES)).eval()
+    model.norm = nn.Identity()
+    hidden = torch.randn(5, 32)
+    expected = outputs(model, hidden)
+    span = span_of(model)
+    torch.testing.assert_close(step(span, hidden, [PageTable(span.pool)], [5]), expected, atol=1e-5, rtol=1e-5)
 
 
 class Remembering(nn.Module):
