@@ -194,6 +194,8 @@ class SwarmCache(Cache):
         try:
             return running.result()
         except CancelledError:
+            if self._closed:
+                raise UsageError("this cache was closed while a step was under way") from None
             if self._interrupted:
                 raise
             raise NetworkError("the connection to the swarm was closed while a step was under way") from None

@@ -5,6 +5,8 @@ runs for all but the blocks: embeddings, final norm, head, loss, all of `generat
 """
 
 import os
+import threading
+import weakref
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
@@ -46,6 +48,8 @@ class SwarmModelForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[n
         adopt_blocks(self, self._blocks_path)
         self._connection: Opener | None = None
         self._max_positions: int | None = None
+        self._caches: weakref.WeakSet[SwarmCache] = weakref.WeakSet()
+        self._lock = threading.Lock()
         self._on_close = ExitStack()
         self._closed = False
 
@@ -151,7 +155,12 @@ class SwarmModelForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[n
     def new_cache(self, max_tokens: int = 0) -> SwarmCache:
         """Empty `past_key_values` for a chat of several calls; `max_tokens` over all rows is what peers are asked to
         keep room for. Use it as a context manager, or close it."""
-        return SwarmCache(self._connected(), self.embed, max_positions=self._max_positions, lease_tokens=max_tokens)
+        with self._lock:
+            cache = SwarmCache(
+                self._connected(), self.embed, max_positions=self._max_positions, lease_tokens=max_tokens
+            )
+            self._caches.add(cache)
+        return cache
 
     def generate(  # type: ignore[override]
         self, inputs: Tensor | None = None, generation_config: GenerationConfig | None = None, **kwargs: Any
@@ -230,8 +239,12 @@ class SwarmModelForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[n
 
     def close(self) -> None:
         """Leave the swarm; safe to repeat. Whatever still runs in other threads ends with an error."""
-        self._closed = True
-        self._connection = None
+        with self._lock:
+            self._closed = True
+            self._connection = None
+            caches = list(self._caches)
+        for cache in caches:
+            cache.close()
         self._on_close.close()
 
     def __enter__(self) -> Self:

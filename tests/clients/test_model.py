@@ -1,5 +1,6 @@
 """The model's face to the library: what is local is the library's, what is remote goes through a session."""
 
+import gc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -132,6 +133,29 @@ def test_a_closed_model_says_so(model: SwarmModelForCausalLM) -> None:
         model(IDS)
     with pytest.raises(UsageError, match="this model is closed"):
         model.generate(IDS)
+
+
+def test_closing_a_model_ends_what_still_runs_in_other_threads(
+    model: SwarmModelForCausalLM, connection: LocalConnection
+) -> None:
+    connection.gate.clear()
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(model.generate, IDS[:1], max_new_tokens=9)
+        connection.waiting.wait()
+        model.close()
+        with pytest.raises(UsageError, match="closed while a step was under way"):
+            running.result()
+    assert connection.open_sessions == 0
+
+
+def test_a_cache_that_nobody_closed_is_freed_when_it_goes(
+    model: SwarmModelForCausalLM, connection: LocalConnection
+) -> None:
+    output = model(IDS, use_cache=True)
+    assert connection.open_sessions == 1
+    del output
+    gc.collect()
+    assert connection.sessions[0].gone.wait(10)
 
 
 def test_nothing_is_saved(model: SwarmModelForCausalLM, tmp_path: Path) -> None:
