@@ -1,8 +1,8 @@
 """The executor process: `python -m peers.executor FD` computes for the network process at the other end of socket FD.
 
-Settings come in, then READY goes out or FAILED, then frames go both ways (`peers.pipe`). One thread reads, the main
-thread computes and writes, and sleeps when nothing is to do. The process ends when the socket does: it never outlives
-its parent.
+Settings come in, then READY goes out or FAILED, then frames go both ways (`peers.pipe`). One thread reads, computes,
+writes, and sleeps in the socket when nothing is to do: a second one to read would cost every step a wake-up. What comes
+while it computes waits in the network process. The process ends with its socket, and on Linux with its parent.
 """
 
 import ctypes
@@ -12,7 +12,6 @@ import os
 import signal
 import socket
 import sys
-import threading
 import time
 from contextlib import suppress
 
@@ -20,9 +19,9 @@ import torch
 
 from peers.engine import Engine
 from peers.executor_settings import ExecutorSettings, ExecutorStats
+from peers.inlet import Inlet, SocketEnded
 from peers.loading import load
-from peers.mailbox import Mailbox
-from peers.pipe import Kind, Packet, PacketReader, pack
+from peers.pipe import Kind, Packet, pack
 from peers.span_memory import resident_bytes
 from swarm.errors import SwarmError
 
@@ -30,25 +29,23 @@ __all__ = ["main"]
 
 logger = logging.getLogger(__name__)
 
-CHUNK = 1 << 20  # bytes of one read
-MAILBOX_BYTES = 128 << 20
 STATS_SECONDS = 1.0
 PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15  # from <linux/prctl.h>
 
 
 class Executor:
-    def __init__(self, connection: socket.socket, mailbox: Mailbox, engine: Engine) -> None:
+    def __init__(self, connection: socket.socket, inlet: Inlet, engine: Engine) -> None:
         self._connection = connection
-        self._mailbox = mailbox
+        self._inlet = inlet
         self._engine = engine
         self._said_at = 0.0  # when stats were last sent
         self._said_sessions = -1
 
     def serve(self) -> None:
-        """Until the process ends."""
+        """Until the socket ends; raises SocketEnded then."""
         worked = False
         while True:
-            for packet in self._mailbox.take_all(0.0 if worked else STATS_SECONDS):
+            for packet in self._inlet.take_all(0.0 if worked else STATS_SECONDS):
                 self._take(packet)
             worked = self._engine.step()
             for peer, frame in self._engine.outgoing():
@@ -79,9 +76,13 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides what it means
     logging.basicConfig(level=logging.INFO, format="executor %(process)d: %(levelname)s %(message)s")
     connection = socket.socket(fileno=int(sys.argv[1]))
-    mailbox = Mailbox(MAILBOX_BYTES)
-    threading.Thread(target=_read, args=(connection, mailbox), name="reader", daemon=True).start()
-    settings = _settings(mailbox)
+    inlet = Inlet(connection)
+    with suppress(SocketEnded, BrokenPipeError, ConnectionResetError):  # the network process is gone
+        _work(connection, inlet)
+
+
+def _work(connection: socket.socket, inlet: Inlet) -> None:
+    settings = _settings(inlet)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     try:
@@ -99,8 +100,7 @@ def main() -> None:
         clock=time.monotonic,
     )
     connection.sendall(pack(Kind.READY, loaded.ready(os.getpid(), settings).to_json()))
-    with suppress(BrokenPipeError, ConnectionResetError):  # the network process is gone
-        Executor(connection, mailbox, engine).serve()
+    Executor(connection, inlet, engine).serve()
 
 
 def die_with_parent() -> None:
@@ -113,24 +113,10 @@ def die_with_parent() -> None:
             os._exit(1)
 
 
-def _settings(mailbox: Mailbox) -> ExecutorSettings:
+def _settings(inlet: Inlet) -> ExecutorSettings:
     while True:
-        for packet in mailbox.take_all(STATS_SECONDS):
+        for packet in inlet.take_all(STATS_SECONDS):
             return ExecutorSettings.from_json(packet.content)
-
-
-def _read(connection: socket.socket, mailbox: Mailbox) -> None:
-    """The reader thread. When the socket ends, so does the process, whatever the main thread computes just then."""
-    reader = PacketReader()
-    try:
-        while data := connection.recv(CHUNK):
-            for packet in reader.feed(data):
-                mailbox.put(packet)
-    except OSError as error:
-        logger.warning("the socket of the network process failed: %s", error)
-    except SwarmError:
-        logger.exception("the network process sent what can't be read")
-    os._exit(0)
 
 
 if __name__ == "__main__":

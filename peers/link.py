@@ -26,7 +26,7 @@ from swarm.ids import PeerId
 __all__ = ["ExecutorLink", "ExecutorLost", "InlineLink", "ProcessLink"]
 
 ROOT = Path(__file__).resolve().parent.parent  # where `peers` can be imported from
-QUEUE_BYTES = 64 << 20  # of what the executor has sent and nobody has fetched; more waits in the socket
+QUEUE_BYTES = 64 << 20  # of what waits on either way between the processes; more waits where it comes from
 
 
 class ExecutorLost(SwarmError):
@@ -78,6 +78,7 @@ class _Wire(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+        self._transport.set_write_buffer_limits(high=QUEUE_BYTES)  # what comes while the executor computes waits here
 
     def data_received(self, data: bytes) -> None:
         self.heard = self._loop.time()

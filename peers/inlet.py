@@ -1,0 +1,37 @@
+"""What the network process has sent to an executor, as packets."""
+
+import select
+import socket
+
+from peers.pipe import Packet, PacketReader
+
+__all__ = ["Inlet", "SocketEnded"]
+
+CHUNK = 1 << 20  # bytes of one read
+AT_ONCE = 64 << 20  # bytes after which what has been read is handed on
+
+
+class SocketEnded(Exception):
+    """The other side of the socket is gone."""
+
+
+class Inlet:
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._reader = PacketReader()
+
+    def take_all(self, wait: float) -> list[Packet]:
+        """Everything that is there; waits up to `wait` seconds for something to come. Raises SocketEnded, WireError."""
+        packets: list[Packet] = []
+        readable, _, _ = select.select([self._connection], [], [], wait)
+        size = 0
+        while readable and size < AT_ONCE:
+            try:
+                data = self._connection.recv(CHUNK, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                break
+            if not data:
+                raise SocketEnded
+            size += len(data)
+            packets.extend(self._reader.feed(data))
+        return packets
