@@ -143,9 +143,7 @@ class SwarmCache(Cache):
     def interrupt(self) -> None:
         """Stop the step under way in another thread, which raises CancelledError there, and refuse further ones."""
         with self._lock:
-            self._interrupted = True
-            if self._running is not None:
-                self._running.cancel()
+            self._stop_running()
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
@@ -158,9 +156,9 @@ class SwarmCache(Cache):
 
     def close(self) -> None:
         """Free everything that peers hold for it; safe to repeat, from any thread but the connection's."""
-        self.interrupt()
         with self._lock:
             session, self._session, self._closed = self._session, None, True
+            self._stop_running()
         if session is not None and self._abandon is not None:
             self._abandon.detach()
             with suppress(NetworkError):  # the connection is closed, and with it the session
@@ -173,6 +171,11 @@ class SwarmCache(Cache):
         self.close()
 
     # --- inside ---
+
+    def _stop_running(self) -> None:
+        self._interrupted = True
+        if self._running is not None:
+            self._running.cancel()
 
     def _check_length(self, parts: Sequence[Part]) -> None:
         longest = max((part.row.at + len(part) for part in parts), default=0)
