@@ -30,12 +30,12 @@ class Clock:
         return self.now
 
 
-@dataclass(frozen=True)
 class Model:
     """A tiny model, and what all its blocks make of hidden states in one process."""
 
-    checkpoint: Checkpoint
-    local: torch.nn.Module
+    def __init__(self, checkpoint: Checkpoint, local: torch.nn.Module) -> None:
+        self.checkpoint = checkpoint
+        self.local = local
 
     @classmethod
     def make(cls, folder: Path, family: str = "llama") -> "Model":
@@ -114,7 +114,7 @@ class Table:
         """Sends frames to one engine, lets everything run, and returns what the client then got."""
         before = len(self.to_client)
         for message in messages:
-            self.engines[peer].receive(sender, message.pack())
+            self.give(sender, peer, message.pack())
         self.run()
         return [message for _, message in self.to_client[before:]]
 
