@@ -168,7 +168,13 @@ def join_through(peer: ServePeer) -> str:
 
 def refused(model: Path | str, folder: Path, **options: Any) -> str:
     """The sentence with which a peer refuses to start."""
-    given = {"new_swarm": True, "host": "127.0.0.1", "port": 0, "data": folder, "cache": folder / "cache"} | options
+    given: dict[str, Any] = {
+        "new_swarm": True,
+        "host": "127.0.0.1",
+        "port": 0,
+        "data": folder,
+        "cache": folder / "cache",
+    } | options
     settings = ServeSettings(model=str(model), **given)
     with pytest.raises((SwarmError, BaseExceptionGroup)) as caught:
         asyncio.run(volunteer(settings, lambda ready: pytest.fail("it started")))
