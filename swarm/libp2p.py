@@ -7,6 +7,7 @@ its sockets; when it dies, every call here fails with NetworkError at once; when
 import asyncio
 import ipaddress
 import logging
+import sys
 from asyncio import IncompleteReadError, StreamReader, StreamWriter
 from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any, Self, TypeVar
@@ -19,6 +20,7 @@ from hivemind.proto import p2pd_pb2
 from hivemind.utils.logging import use_hivemind_log_handler
 from hivemind.utils.multiaddr import Multiaddr
 
+from swarm import daemon_launcher
 from swarm.addresses import announced, check_free, listen_address, peer_of
 from swarm.errors import NetworkError, StreamClosed, SwarmError, Unreachable, WireError
 from swarm.identity import Identity
@@ -334,6 +336,10 @@ async def _start_daemon(scratch: Scratch, **options: Any) -> P2P:
         def __init__(self) -> None:
             super().__init__()
             made.append(self)
+
+        @staticmethod
+        def _make_process_args(*args: object, **kwargs: object) -> list[str]:
+            return [sys.executable, "-I", daemon_launcher.__file__, *P2P._make_process_args(*args, **kwargs)]
 
     try:
         return await Daemon.create(**options)

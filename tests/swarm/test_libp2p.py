@@ -206,3 +206,9 @@ async def test_streams_beyond_the_limit_are_closed() -> None:
 def test_peer_of_an_address_is_its_last_part() -> None:
     relay, peer = Identity.ephemeral().peer_id, Identity.ephemeral().peer_id
     assert peer_of(f"/ip4/192.0.2.7/tcp/1/p2p/{relay}/p2p-circuit/p2p/{peer}") == peer
+
+
+async def test_a_ctrl_c_in_the_terminal_does_not_reach_the_daemon(sockets: Path) -> None:
+    async with await Libp2pHost.start(Identity.ephemeral()) as host:
+        pid = host.p2p._child.pid
+        assert os.getpgid(pid) == pid, "the terminal tells the foreground process group, which is ours"
