@@ -52,6 +52,7 @@ class Connection:
         self._stack = AsyncExitStack()
         self._lock = threading.Lock()
         self._closed = False
+        self._under_way: set[Future[Any]] = set()
         self._thread = threading.Thread(target=self._loop.run_forever, name="swarm connection", daemon=True)
         self._thread.start()
         try:
@@ -96,7 +97,17 @@ class Connection:
         if self._closed:
             work.close()
             raise NetworkError("this connection to the swarm is closed")
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        self._under_way.add(future)
+        future.add_done_callback(self._under_way.discard)
+        return future
+
+    async def _leave(self) -> None:
+        await self._stack.aclose()
+        left = asyncio.all_tasks() - {asyncio.current_task()}  # hivemind leaves timers behind
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
     async def session(self, *, embed: Embed, lease_tokens: int) -> Session:
         """An open session. `lease_tokens`: over all rows. Raises MissingBlocks or Busy when patience runs out."""
@@ -115,7 +126,9 @@ class Connection:
             if self._closed:
                 return
             self._closed = True
-        leaving = asyncio.run_coroutine_threadsafe(self._stack.aclose(), self._loop)
+        for future in list(self._under_way):
+            future.cancel()  # whoever waits for it is told
+        leaving = asyncio.run_coroutine_threadsafe(self._leave(), self._loop)
         with suppress(TimeoutError):  # a daemon that hangs dies with this process
             leaving.result(CLOSE_SECONDS)
         self._loop.call_soon_threadsafe(self._loop.stop)

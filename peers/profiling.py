@@ -1,6 +1,7 @@
 """Measures how fast a span computes here, once: a machine that has measured it before reads the result.
 
-Every figure is the best of a few passes. Other work on the machine only ever makes a pass slower.
+Every figure is the best of a few passes. Other work on the machine only ever makes a pass slower, and what was measured
+while others had the processor is not kept for the next start.
 """
 
 import hashlib
@@ -30,6 +31,7 @@ CONTEXT = 64  # tokens that a row has when it decodes
 PROMPT = 128  # tokens
 SECONDS = 0.5  # for each figure
 PASSES = 20  # for each figure, at most
+UNDISTURBED = 0.95  # processor seconds in a second, at least
 LEAST_PASSES = 2  # the first warms up
 
 
@@ -42,7 +44,11 @@ def load_or_measure(span: BlockSpan, model: Digest, cache: Path) -> SpanProfile:
         pass
     except (OSError, ValueError, TypeError) as error:
         logger.warning("measuring again, since %s can't be read: %s", path, error)
+    began, worked = time.perf_counter(), time.process_time()
     profile = measure(span)
+    if span.device.type == "cpu" and time.process_time() - worked < UNDISTURBED * (time.perf_counter() - began):
+        logger.info("other work slowed the measurement of this machine; the next start measures again")
+        return profile
     try:
         write_file(path, json.dumps(asdict(profile)).encode())
     except OSError as error:  # the next start measures again, that is all

@@ -1,8 +1,32 @@
 """Fixtures that every folder of tests may use."""
 
+from typing import TYPE_CHECKING
+
 import pytest
+
+if TYPE_CHECKING:
+    from swarm.checkpoint import Checkpoint
+    from tests.memory_swarm import Reference
 
 
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> "Checkpoint":
+    """A tiny random Llama of 4 blocks."""
+    from swarm.checkpoint import resolve  # here, since not every test needs torch
+    from tests.models import tiny_model
+
+    folder = tmp_path_factory.mktemp("models")
+    return resolve(str(tiny_model("llama", folder / "llama")), cache=folder / "cache")
+
+
+@pytest.fixture(scope="session")
+def reference(checkpoint: "Checkpoint") -> "Reference":
+    """The same blocks in one piece."""
+    from tests.memory_swarm import Reference
+
+    return Reference(checkpoint)

@@ -73,7 +73,14 @@ class MemorySwarm:
             await self.kill(name)
 
     async def add(
-        self, name: str, blocks: Span, *, kv_tokens: int = 4096, outbox_tokens: int = 4096, step_seconds: float = 0.001, limits: EngineLimits | None = None
+        self,
+        name: str,
+        blocks: Span,
+        *,
+        kv_tokens: int = 4096,
+        outbox_tokens: int = 4096,
+        step_seconds: float = 0.001,
+        limits: EngineLimits | None = None,
     ) -> PeerId:
         """A new peer that serves `blocks`, announced to everyone."""
         span = BlockSpan.load(self.checkpoint, blocks, dtype=torch.float32, device="cpu", kv_tokens=kv_tokens)
@@ -134,10 +141,15 @@ class MemorySwarm:
         client = Client(self.network.transport(PeerId(name)), MemoryDirectory(self.shelf), model)
         return await self.stack.enter_async_context(client)
 
-    async def session(self, client: Client, reference: Reference, *, lease: int = 64, patience: float = 30.0) -> Session:
-        session = Session(
-            client, embed=reference.embed, lease=lease, patience=patience, observer=self.events.append
-        )
+    async def until(self, kind: type[Event]) -> None:
+        """Wait for an event of a session."""
+        while not any(isinstance(event, kind) for event in self.events):
+            await asyncio.sleep(0.5)  # virtual seconds
+
+    async def session(
+        self, client: Client, reference: Reference, *, lease: int = 64, patience: float = 30.0
+    ) -> Session:
+        session = Session(client, embed=reference.embed, lease=lease, patience=patience, observer=self.events.append)
         await session.open()
         return session
 
@@ -147,7 +159,9 @@ async def _serve(node: PeerNode) -> None:
         await node.run()
 
 
-async def feed(session: Session, reference: Reference, rows: Mapping[RowId, Tensor], *, want: int | None = None) -> Tensor:
+async def feed(
+    session: Session, reference: Reference, rows: Mapping[RowId, Tensor], *, want: int | None = None
+) -> Tensor:
     """One step with new tokens for some rows; outputs of all of them, or of the last `want`, come back."""
     chunks = [RowChunk(row, len(t), len(t) if want is None else want, t) for row, t in rows.items()]
     hidden = torch.cat([reference.embed(t, session.positions.get(row, 0)) for row, t in rows.items()])

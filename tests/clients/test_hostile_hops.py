@@ -11,14 +11,13 @@ import torch
 from clients.events import ChainChanged, PeerLost
 from peers.link import ExecutorLink, ExecutorLost
 from peers.node import PeerNode
-from swarm.checkpoint import Checkpoint, resolve
+from swarm.checkpoint import Checkpoint
 from swarm.codecs import decode, encode
 from swarm.ids import PeerId, Span
 from swarm.memory import MemoryNetwork
 from swarm.messages import PROTOCOL, Message, Open, Out, Ready, Step, parse
 from swarm.transport import Stream
 from tests.memory_swarm import MemorySwarm, Reference, feed
-from tests.models import tiny_model
 from tests.virtual import run_virtual
 
 PROMPT = torch.tensor([5, 9, 17, 33, 2, 64, 101, 7])
@@ -26,12 +25,6 @@ LIAR = PeerId("liar")
 SPANS = {"first": Span(0, 1), "middle": Span(1, 3), "last": Span(3, 4)}
 
 Lie = Callable[[Step | Out, int], Message]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    folder = tmp_path_factory.mktemp("models")
-    return resolve(str(tiny_model("llama", folder / "llama")), cache=folder / "cache")
 
 
 def not_a_number(message: Step | Out, hidden: int) -> Message:
@@ -106,9 +99,9 @@ async def add_liar(swarm: MemorySwarm, blocks: Span, lie: Lie) -> LyingLink:
 
 @pytest.mark.parametrize("place", ["first", "middle", "last"])
 @pytest.mark.parametrize("lie", [not_a_number, too_few_values, too_many_tokens, wrong_positions])
-def test_a_hop_that_answers_nonsense_is_replaced(checkpoint: Checkpoint, lie: Lie, place: str) -> None:
-    reference = Reference(checkpoint)
-
+def test_a_hop_that_answers_nonsense_is_replaced(
+    checkpoint: Checkpoint, reference: Reference, lie: Lie, place: str
+) -> None:
     async def main() -> None:
         async with MemorySwarm(checkpoint, MemoryNetwork(delay=0.01)) as swarm:
             for name, blocks in SPANS.items():
@@ -133,9 +126,9 @@ def test_a_hop_that_answers_nonsense_is_replaced(checkpoint: Checkpoint, lie: Li
 
 
 @pytest.mark.parametrize("garbage", [b"\x08\0\0\0\x04\0\0\0\xc1\xc1\xc1\xc1", b"\xff\xff\xff\xff", b"\x01\0\0\0\0"])
-def test_a_peer_that_sends_what_is_no_frame_is_replaced(checkpoint: Checkpoint, garbage: bytes) -> None:
-    reference = Reference(checkpoint)
-
+def test_a_peer_that_sends_what_is_no_frame_is_replaced(
+    checkpoint: Checkpoint, reference: Reference, garbage: bytes
+) -> None:
     async def babble(stream: Stream) -> None:
         opening = parse(await stream.receive())
         assert isinstance(opening, Open)

@@ -1,32 +1,21 @@
 """Sessions over a swarm in memory: the same outputs as one piece, whatever happens to the peers."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import pytest
 import torch
 
-from clients.events import ChainChanged
-from swarm.checkpoint import Checkpoint, resolve
-from swarm.errors import MissingBlocks
+from clients.events import ChainChanged, Waiting
+from peers.link import InlineLink
+from swarm.checkpoint import Checkpoint
+from swarm.errors import Busy, MissingBlocks
 from swarm.ids import PeerId, Span
 from swarm.memory import MemoryNetwork
 from tests.memory_swarm import MemorySwarm, Reference, feed
-from tests.models import tiny_model
 from tests.virtual import run_virtual
 
 PROMPT = torch.tensor([5, 9, 17, 33, 2, 64, 101, 7])
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    folder = tmp_path_factory.mktemp("models")
-    return resolve(str(tiny_model("llama", folder / "llama")), cache=folder / "cache")
-
-
-@pytest.fixture(scope="module")
-def reference(checkpoint: Checkpoint) -> Reference:
-    return Reference(checkpoint)
 
 
 def in_swarm(checkpoint: Checkpoint, play: Callable[[MemorySwarm], Awaitable[None]], **network: float) -> None:
@@ -77,7 +66,7 @@ def test_a_killed_hop_leaves_outputs_identical(checkpoint: Checkpoint, reference
         assert changes[-1].lost == (PeerId(victim),), change
         for name, member in swarm.members.items():
             if name != "spare":
-                assert member.engine.stats().tokens_done - before[name] == 3, "no hop that lived computes anything again"
+                assert member.engine.stats().tokens_done - before[name] == 3, "no hop that lived computes again"
         await session.close()
 
     in_swarm(checkpoint, play, delay=0.01)
@@ -91,3 +80,117 @@ def test_blocks_that_nobody_holds_are_named_when_patience_ends(checkpoint: Check
         assert caught.value.blocks == (2, 3)
 
     in_swarm(checkpoint, play)
+
+
+def test_a_generation_goes_on_when_missing_blocks_join(checkpoint: Checkpoint, reference: Reference) -> None:
+    async def play(swarm: MemorySwarm) -> None:
+        await swarm.add("a", Span(0, 2))
+        await swarm.add("b", Span(2, 4))
+        session = await swarm.session(await swarm.client(), reference, patience=60.0)
+        row, expected = session.new_row(), reference.outputs(PROMPT)
+        await feed(session, reference, {row: PROMPT[:5]})
+        await swarm.kill("b")
+        going_on = asyncio.create_task(feed(session, reference, {row: PROMPT[5:]}))
+        await swarm.until(Waiting)
+        await swarm.add("late", Span(1, 4))
+        assert same(await going_on, expected[5:])
+        await session.close()
+
+    in_swarm(checkpoint, play, delay=0.01)
+
+
+def test_a_hop_that_hangs_is_replaced(checkpoint: Checkpoint, reference: Reference) -> None:
+    async def play(swarm: MemorySwarm) -> None:
+        await swarm.add("a", Span(0, 2))
+        await swarm.add("b", Span(2, 4))
+        session = await swarm.session(await swarm.client(), reference)
+        row, expected = session.new_row(), reference.outputs(PROMPT)
+        await feed(session, reference, {row: PROMPT[:5]})
+        await swarm.add("spare", Span(0, 2))
+        swarm.network.hang(PeerId("a"))
+        assert same(await feed(session, reference, {row: PROMPT[5:]}), expected[5:])
+        assert [hop.peer for hop in session.chain.hops] == ["spare", "b"]
+        await session.close()
+
+    in_swarm(checkpoint, play, delay=0.01)
+
+
+def test_hops_that_cannot_reach_each_other_meet_at_the_client(checkpoint: Checkpoint, reference: Reference) -> None:
+    async def play(swarm: MemorySwarm) -> None:
+        await swarm.add("a", Span(0, 2))
+        await swarm.add("b", Span(2, 4))
+        swarm.network.partition(PeerId("a"), PeerId("b"))
+        session = await swarm.session(await swarm.client(), reference)
+        row, expected = session.new_row(), reference.outputs(PROMPT)
+        assert same(await feed(session, reference, {row: PROMPT[:5]}), expected[:5])
+        (row,) = await session.fork([(row, 3)])
+        assert same(await feed(session, reference, {row: PROMPT[3:]}), expected[3:])
+        assert [hop.peer for hop in session.chain.hops] == ["a", "b"], "nobody was replaced"
+        assert swarm.network.bytes[PeerId("client"), PeerId("b")] > PROMPT.numel() * checkpoint.hidden_size * 4
+        await session.close()
+
+    in_swarm(checkpoint, play, delay=0.01)
+
+
+def test_one_peer_may_be_two_hops_of_a_chain(checkpoint: Checkpoint, reference: Reference) -> None:
+    async def play(swarm: MemorySwarm) -> None:
+        await swarm.add("whole", Span(0, 4))
+        swarm.announce("whole", Span(0, 2))  # the rest of what it holds is announced later
+        await swarm.add("b", Span(2, 4))
+        session = await swarm.session(await swarm.client(), reference)
+        row, expected = session.new_row(), reference.outputs(PROMPT)
+        await feed(session, reference, {row: PROMPT[:5]})
+        swarm.announce("whole", Span(0, 4))
+        await swarm.kill("b")
+        assert same(await feed(session, reference, {row: PROMPT[5:]}), expected[5:])
+        assert [str(hop.span) for hop in session.chain.hops] == ["0:2", "2:4"]
+        assert {hop.peer for hop in session.chain.hops} == {"whole"}
+        await session.close()
+
+    in_swarm(checkpoint, play, delay=0.01)
+
+
+def test_a_full_peer_is_asked_again_until_there_is_room(checkpoint: Checkpoint, reference: Reference) -> None:
+    async def play(swarm: MemorySwarm) -> None:
+        await swarm.add("small", Span(0, 4), kv_tokens=128)
+        client = await swarm.client()
+        first = await swarm.session(client, reference, lease=100)
+        waiting = asyncio.create_task(swarm.session(client, reference, lease=100, patience=60.0))
+        await swarm.until(Waiting)
+        await first.close()
+        second = await waiting
+        row = second.new_row()
+        assert same(await feed(second, reference, {row: PROMPT}), reference.outputs(PROMPT))
+        await second.close()
+
+    in_swarm(checkpoint, play, delay=0.01)
+
+
+def test_a_peer_that_stays_full_is_named(checkpoint: Checkpoint, reference: Reference) -> None:
+    async def play(swarm: MemorySwarm) -> None:
+        await swarm.add("small", Span(0, 4), kv_tokens=128)
+        client = await swarm.client()
+        first = await swarm.session(client, reference, lease=100)
+        with pytest.raises(Busy, match="full"):
+            await swarm.session(client, reference, lease=100, patience=5.0)
+        await first.close()
+
+    in_swarm(checkpoint, play, delay=0.01)
+
+
+def test_an_executor_that_is_lost_costs_only_its_hop(checkpoint: Checkpoint, reference: Reference) -> None:
+    async def play(swarm: MemorySwarm) -> None:
+        await swarm.add("a", Span(0, 2))
+        await swarm.add("b", Span(2, 4))
+        session = await swarm.session(await swarm.client(), reference)
+        row, expected = session.new_row(), reference.outputs(PROMPT)
+        await feed(session, reference, {row: PROMPT[:5]})
+        await swarm.add("spare", Span(2, 4))
+        link = swarm.members["b"].link
+        assert isinstance(link, InlineLink)
+        link.kill()
+        assert same(await feed(session, reference, {row: PROMPT[5:]}), expected[5:])
+        assert [hop.peer for hop in session.chain.hops] == ["a", "spare"]
+        await session.close()
+
+    in_swarm(checkpoint, play, delay=0.01)
