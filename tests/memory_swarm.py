@@ -15,7 +15,7 @@ from clients.session import RowChunk, Session
 from peers.engine import Engine
 from peers.limits import EngineLimits
 from peers.link import ExecutorLink, ExecutorLost, InlineLink
-from peers.node import PeerNode
+from peers.node import Limits, PeerNode
 from peers.span import BlockSpan
 from swarm.checkpoint import Checkpoint, client_weights, load_span
 from swarm.ids import PeerId, RowId, Span
@@ -63,6 +63,7 @@ class MemorySwarm:
     members: dict[str, Member] = field(default_factory=dict)
     stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     events: list[Event] = field(default_factory=list)
+    news: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def __aenter__(self) -> "MemorySwarm":
         return self
@@ -81,6 +82,7 @@ class MemorySwarm:
         outbox_tokens: int = 4096,
         step_seconds: float = 0.001,
         limits: EngineLimits | None = None,
+        node_limits: Limits | None = None,
     ) -> PeerId:
         """A new peer that serves `blocks`, announced to everyone."""
         span = BlockSpan.load(self.checkpoint, blocks, dtype=torch.float32, device="cpu", kv_tokens=kv_tokens)
@@ -94,7 +96,7 @@ class MemorySwarm:
         )
         transport = self.network.transport(PeerId(name))
         link = InlineLink(lambda: engine, step_seconds=step_seconds)
-        node = PeerNode(transport, link)
+        node = PeerNode(transport, link, node_limits)
         await node.start()
         task = asyncio.create_task(_serve(node))
         self.members[name] = Member(transport, node, engine, link, task)
@@ -144,12 +146,17 @@ class MemorySwarm:
     async def until(self, kind: type[Event]) -> None:
         """Wait for an event of a session."""
         while not any(isinstance(event, kind) for event in self.events):
-            await asyncio.sleep(0.5)  # virtual seconds
+            self.news.clear()
+            await self.news.wait()
+
+    def hear(self, event: Event) -> None:
+        self.events.append(event)
+        self.news.set()
 
     async def session(
         self, client: Client, reference: Reference, *, lease: int = 64, patience: float = 30.0
     ) -> Session:
-        session = Session(client, embed=reference.embed, lease=lease, patience=patience, observer=self.events.append)
+        session = Session(client, embed=reference.embed, lease=lease, patience=patience, observer=self.hear)
         await session.open()
         return session
 
