@@ -61,4 +61,7 @@ class LocalSwarm:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for peer in self.peers:  # all at once, then one by one to the end
+            if peer.alive:
+                peer.terminate()
         self._stack.close()

@@ -6,9 +6,11 @@ from typing import Annotated
 
 import typer
 
+from swarm.entrance import parse_peers
 from swarm.errors import UsageError
+from swarm.messages import CODECS
 
-__all__ = ["CacheDir", "InitialPeers", "ModelName", "Patience", "split_peers"]
+__all__ = ["CacheDir", "Codec", "InitialPeers", "ModelName", "Patience", "check_codec", "split_peers"]
 
 ModelName = Annotated[
     str, typer.Argument(metavar="MODEL", help="A hub id, a local folder, a .gguf file, or an alias such as smollm2.")
@@ -20,14 +22,24 @@ InitialPeers = Annotated[
 Patience = Annotated[
     float, typer.Option(min=0, help="Seconds to wait for blocks that are missing or peers that are full.")
 ]
+Codec = Annotated[
+    str | None,
+    typer.Option(help=f"How hidden states travel: {', '.join(CODECS)}; by default without loss."),
+]
 CacheDir = Annotated[
     Path | None, typer.Option(help="Where converted models are kept; by default the user's cache folder.")
 ]
 
 
-def split_peers(given: Sequence[str] | None) -> list[str]:
-    """The addresses in `--initial-peers`. Raises UsageError when there are none."""
-    peers = [part.strip() for text in given or () for part in text.split(",") if part.strip()]
+def check_codec(codec: str | None) -> None:
+    """Raises UsageError for one that no peer speaks."""
+    if codec is not None and codec not in CODECS:
+        raise UsageError(f"--codec is one of {', '.join(CODECS)}, not '{codec}'")
+
+
+def split_peers(given: Sequence[str] | None) -> tuple[str, ...]:
+    """The addresses in `--initial-peers`. Raises UsageError when there are none, or not all are."""
+    peers = parse_peers(given or ())
     if not peers:
         raise UsageError(
             "which swarm? Give --initial-peers with the address that a serving peer shows when it is ready, "

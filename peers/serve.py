@@ -8,17 +8,20 @@ from typing import Annotated
 
 import typer
 
-from peers.settings import DEVICES, PRECISIONS, ServeSettings, announced_addresses, parse_peers, parse_precision
+from peers.settings import DEVICES, PRECISIONS, ServeSettings, announced_addresses, parse_precision
 from peers.stopping import until_told
 from swarm.catalogue import default_cache
+from swarm.entrance import parse_peers
 from swarm.event_loop import new_event_loop
 from swarm.ids import Span
+from swarm.settings import outranked
 from swarm.terminal import LogFormat, emit, setup_logging
 
 __all__ = ["serve"]
 
 
 def serve(
+    context: typer.Context,
     model: Annotated[
         str,
         typer.Argument(metavar="MODEL", help="A hub id, a local folder, a .gguf file, or an alias such as smollm2."),
@@ -77,12 +80,13 @@ def serve(
     Begin a swarm with --new-swarm, or join one with --initial-peers; every peer prints the line that joins it. Ctrl-C
     leaves in good order, a second one at once.
     """
+    weaker = outranked(context, "initial_peers", "new_swarm") | outranked(context, "blocks", "num_blocks")
     settings = ServeSettings(
         model=model,
-        initial_peers=parse_peers(initial_peers or ()),
-        new_swarm=new_swarm,
-        blocks=Span.parse(blocks) if blocks is not None else None,
-        num_blocks=num_blocks,
+        initial_peers=() if "initial_peers" in weaker else parse_peers(initial_peers or ()),
+        new_swarm=new_swarm and "new_swarm" not in weaker,
+        blocks=Span.parse(blocks) if blocks is not None and "blocks" not in weaker else None,
+        num_blocks=None if "num_blocks" in weaker else num_blocks,
         host=host,
         port=port,
         announce=announced_addresses(announce or (), port),

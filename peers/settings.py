@@ -9,13 +9,12 @@ from pathlib import Path
 from swarm.errors import UsageError
 from swarm.ids import Span
 
-__all__ = ["DEVICES", "PRECISIONS", "ServeSettings", "announced_addresses", "parse_peers", "parse_precision"]
+__all__ = ["DEVICES", "PRECISIONS", "ServeSettings", "announced_addresses", "parse_precision"]
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _LONG_NAMES = {"float32": "fp32", "float": "fp32", "bfloat16": "bf16", "float16": "fp16", "half": "fp16"}
 DEVICES = "auto, cpu, cuda, cuda:N or mps"
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
-_ADDRESS = re.compile(r"(/[^/\s]+)+/p2p/[1-9A-HJ-NP-Za-km-z]{40,64}")
 _HIGHEST_PORT = 65535
 _LONGEST_NAME = 64
 
@@ -62,18 +61,6 @@ class ServeSettings:
             raise UsageError(f"--device is {DEVICES}, not '{self.device}'")
         if len(self.public_name) > _LONGEST_NAME:
             raise UsageError(f"--public-name has at most {_LONGEST_NAME} characters")
-
-
-def parse_peers(texts: Iterable[str]) -> tuple[str, ...]:
-    """Addresses from options that may each hold several, parted by commas or blanks. Raises UsageError."""
-    addresses = tuple(address for text in texts for address in text.replace(",", " ").split())
-    for address in addresses:
-        if not _ADDRESS.fullmatch(address):
-            raise UsageError(
-                f"'{address[:120]}' is no peer's address; one looks like /ip4/203.0.113.7/tcp/31330/p2p/12D3KooW… "
-                "and every serving peer prints its own"
-            )
-    return tuple(dict.fromkeys(addresses))
 
 
 def announced_addresses(texts: Iterable[str], port: int | None) -> tuple[str, ...]:

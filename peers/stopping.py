@@ -37,7 +37,8 @@ async def until_told(work: Awaitable[object], *, stdin: bool = False) -> int:
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
     teller = _Teller(task)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    hangup = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)  # as under nohup
+    for number in (signal.SIGINT, signal.SIGTERM, *hangup):
         loop.add_signal_handler(number, teller.tell, number)
     if stdin:
         threading.Thread(target=_watch_stdin, args=(loop, teller), name="standard input", daemon=True).start()

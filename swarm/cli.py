@@ -1,9 +1,11 @@
 """The front door: the `swarm` command. Commands are loaded by name when they run, so that help needs no floor above.
 
-Exit codes: 0 done, 1 a SwarmError while it ran, 2 wrong usage (an option, a file, a name), 130 interrupted.
+Exit codes: 0 done, 1 a SwarmError while it ran, 2 wrong usage (an option, a file, a name), 130 interrupted, 143 told to
+stop by SIGTERM.
 """
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -180,11 +182,25 @@ def _leaves(error: BaseException) -> list[BaseException]:
     return [error]
 
 
+def _clean_up_when_told() -> None:
+    """SIGTERM, and SIGHUP unless it is ignored as under nohup, end a command as Ctrl-C does: what it started ends too.
+    `swarm serve` replaces these by its own."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _leave)
+
+
+def _leave(number: int, _: object) -> None:
+    raise SystemExit(128 + number)
+
+
 def main() -> None:
     """The entry point `swarm`."""
+    _clean_up_when_told()
     sys.exit(run(sys.argv[1:]))
 
 
 def serve_main() -> None:
     """The entry point `swarm-serve`: the same as `swarm serve`."""
+    _clean_up_when_told()
     sys.exit(run(["serve", *sys.argv[1:]]))

@@ -35,6 +35,7 @@ MARGIN = 64 << 20  # bytes for the tokenizer and the rest
 def convert(path: Path, *, cache: Path) -> Path:
     """The folder with `path` as a Hugging Face checkpoint; made if it is not there. Raises ModelError."""
     _check_magic(path)
+    _check_cache(cache)
     target = cache / "gguf" / f"{path.stem}-{file_sha256(path, cache)[:16]}-v{FORMAT}"
     if target.is_dir():
         return target
@@ -49,10 +50,22 @@ def convert(path: Path, *, cache: Path) -> Path:
             f"another process has been converting {path.name} for {LOCK_TIMEOUT / 60:.0f} minutes; stop it first"
         ) from None
     except (OSError, SafetensorError) as error:
-        raise ModelError(
-            f"cannot write the converted model to {cache}: {error}; make room there, or choose another cache folder"
-        ) from None
+        raise _unwritable(cache, error) from None
     return target
+
+
+def _check_cache(cache: Path) -> None:
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(cache, error) from None
+
+
+def _unwritable(cache: Path, error: Exception) -> ModelError:
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return ModelError(
+        f"cannot write the converted model to {cache} ({reason}): make room there, or choose another cache folder"
+    )
 
 
 def _check_magic(path: Path) -> None:

@@ -14,11 +14,14 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from swarm.errors import UsageError
 
-__all__ = ["Config", "config_path", "defaults_for", "read_config"]
+__all__ = ["Config", "config_path", "defaults_for", "outranked", "read_config"]
 
 Config = Mapping[str, Any]
+_RANKS = ("DEFAULT", "DEFAULT_MAP", "ENVIRONMENT", "COMMANDLINE")  # where a value is from, the most direct last
 
 
 def config_path(environ: Mapping[str, str], home: Path) -> Path:
@@ -60,3 +63,15 @@ def defaults_for(command: str, options: Mapping[str, str], config: Config, path:
 
 def _spelled(key: str) -> str:
     return key.replace("_", "-")
+
+
+def outranked(context: typer.Context, *exclusive: str) -> frozenset[str]:
+    """Of parameters that exclude each other, those that were given less directly than another one: what the command
+    line says undoes what the file of defaults says, not only of the same option."""
+    ranks = {name: _rank(context, name) for name in exclusive if context.params.get(name)}
+    return frozenset(name for name, rank in ranks.items() if rank < max(ranks.values()))
+
+
+def _rank(context: typer.Context, name: str) -> int:
+    source = context.get_parameter_source(name)
+    return _RANKS.index(source.name) if source is not None and source.name in _RANKS else 0

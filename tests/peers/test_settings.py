@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from peers.settings import ServeSettings, announced_addresses, parse_peers, parse_precision
+from peers.settings import ServeSettings, announced_addresses, parse_precision
 from swarm.errors import UsageError
 from swarm.ids import Span
 
@@ -40,18 +40,6 @@ def test_swarm_is_not_both_joined_and_begun() -> None:
 def test_wrong_options_are_refused_by_name(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
         settings(new_swarm=True, **options)
-
-
-def test_peers_may_be_given_once_or_often_with_commas_or_blanks() -> None:
-    other = PEER.replace("31330", "31331")
-    assert parse_peers([f"{PEER},{other}", other]) == (PEER, other)
-    assert parse_peers([f"{PEER} {other}"]) == (PEER, other)
-
-
-@pytest.mark.parametrize("text", ["localhost:31330", "/ip4/127.0.0.1/tcp/31330", "12D3KooW", "/p2p/12D3KooW"])
-def test_what_is_no_address_is_refused_with_an_example(text: str) -> None:
-    with pytest.raises(UsageError, match="no peer's address"):
-        parse_peers([text])
 
 
 @pytest.mark.parametrize(("text", "name"), [("float32", "fp32"), ("torch.bfloat16", "bf16"), ("BF16", "bf16")])

@@ -11,6 +11,7 @@ import typer
 
 from swarm.cli import COMMANDS, Entry, load_command, run
 from swarm.errors import MissingBlocks, ModelError, NetworkError, StreamClosed
+from swarm.settings import outranked
 from swarm.version import __version__
 
 
@@ -22,6 +23,11 @@ def show(
 ) -> None:
     """Show what arrived."""
     typer.echo(json.dumps([model, kv_cache_tokens, initial_peers, as_json]))
+
+
+def choose(context: typer.Context, old: str = "", new: bool = False) -> None:
+    """Join the old or begin anew, and say which was given less directly."""
+    typer.echo(sorted(outranked(context, "old", "new")))
 
 
 def fail(kind: str) -> None:
@@ -51,6 +57,7 @@ def fail(kind: str) -> None:
 
 HERE = {
     "show": Entry(f"{__name__}:show", "Show."),
+    "choose": Entry(f"{__name__}:choose", "Choose."),
     "fail": Entry(f"{__name__}:fail", "Fail."),
     "absent": Entry("clients.no_such_module:x", "Not installed."),
 }
@@ -103,6 +110,22 @@ def test_flag_wins_over_variable_over_file_over_default(
     monkeypatch.setenv("SWARM_INITIAL_PEERS", "/c /d")
     assert shown(capsys) == ["m", 3, ["/c", "/d"], True]
     assert shown(capsys, "--kv-cache-tokens", "4", "--initial-peers", "/e") == ["m", 4, ["/e"], True]
+
+
+def test_what_is_given_more_directly_undoes_what_excludes_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, config: Path
+) -> None:
+    def weaker(*args: str) -> str:
+        assert run(["choose", *args], HERE) == 0
+        return capsys.readouterr().out.strip()
+
+    assert weaker() == "[]"
+    assert weaker("--old", "x", "--new") == "[]"
+    config.write_text("old = 'x'\n")
+    assert weaker("--new") == "['old']"
+    monkeypatch.setenv("SWARM_NEW", "1")
+    assert weaker() == "['old']"
+    assert weaker("--old", "y") == "['new']"
 
 
 def test_help_of_a_command_names_variables(capsys: pytest.CaptureFixture[str]) -> None:
