@@ -23,9 +23,11 @@ Every `parse` raises WireError on a frame that is not exactly what its class des
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
+from swarm import fields
 from swarm.errors import UsageError, WireError
+from swarm.fields import CODECS, MAX_POSITION, MAX_ROWS, MAX_TEXT, Contact
 from swarm.ids import Digest, PeerId, RowId, SessionId, Span
 from swarm.wire import Frame, decode, encode
 
@@ -55,10 +57,6 @@ __all__ = [
 ]
 
 PROTOCOL = "/swarm/1/session"
-MAX_ROWS = 4096  # rows named by one frame
-MAX_POSITION = 1 << 24  # tokens of one row
-MAX_TEXT = 2048
-CODECS = ("fp32", "fp16", "bf16", "int8")
 
 
 class FaultCode(StrEnum):
@@ -73,14 +71,6 @@ class FaultCode(StrEnum):
     REFUSED = "refused"  # wrong model, blocks not held, limits: asking again is useless
     EXECUTOR = "executor"  # the hop's device process failed; its sessions are gone
     DRAINING = "draining"  # the peer is leaving and takes no new session
-
-
-@dataclass(frozen=True, slots=True)
-class Contact:
-    """A peer and where it can be dialled."""
-
-    peer: PeerId
-    addresses: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,97 +99,6 @@ class ForkEntry:
     src: RowId
     at: int
     dst: RowId
-
-
-# --- reading fields of an untrusted header -----------------------------------------------------------------------
-
-
-def _get(header: Mapping[str, Any], name: str) -> Any:
-    try:
-        return header[name]
-    except KeyError:
-        raise WireError(f"a {header.get('kind')!r} frame lacks the field '{name}'") from None
-
-
-def _int(value: Any, low: int, high: int, what: str) -> int:
-    if type(value) is not int or not low <= value <= high:
-        raise WireError(f"{what} is a whole number in {low}..{high}, not {str(value)[:40]!r}")
-    return value
-
-
-def _text(value: Any, what: str, limit: int = MAX_TEXT) -> str:
-    if not isinstance(value, str) or len(value) > limit:
-        raise WireError(f"{what} is a text of at most {limit} characters")
-    return value
-
-
-def _list(value: Any, what: str, limit: int = MAX_ROWS) -> list[Any]:
-    if not isinstance(value, list) or len(value) > limit:
-        raise WireError(f"{what} is a list of at most {limit} entries")
-    return value
-
-
-def _ints(value: Any, count: int, what: str) -> tuple[int, ...]:
-    entry = _list(value, what, count)
-    if len(entry) != count:
-        raise WireError(f"{what} has {count} numbers, not {len(entry)}")
-    return tuple(_int(number, 0, 2 * MAX_POSITION, what) for number in entry)
-
-
-def _session_id(value: Any) -> SessionId:
-    if not isinstance(value, bytes) or len(value) != 16:
-        raise WireError("a session id is 16 bytes")
-    return SessionId(value)
-
-
-def _session(header: Mapping[str, Any]) -> SessionId:
-    return _session_id(_get(header, "session"))
-
-
-def _next_session(header: Mapping[str, Any]) -> SessionId | None:
-    value = header.get("next_session")
-    return None if value is None else _session_id(value)
-
-
-def _peer(value: Any) -> PeerId | None:
-    return None if value is None else PeerId(_text(value, "a peer id", 128))
-
-
-def _contact(value: Any) -> Contact | None:
-    if value is None:
-        return None
-    entry = _list(value, "a contact", 2)
-    if len(entry) != 2:
-        raise WireError("a contact is a peer and its addresses")
-    peer, addresses = entry
-    texts = tuple(_text(address, "an address", 512) for address in _list(addresses, "addresses", 32))
-    return Contact(PeerId(_text(peer, "a peer id", 128)), texts)
-
-
-def _pack_contact(contact: Contact | None) -> list[Any] | None:
-    return None if contact is None else [contact.peer, list(contact.addresses)]
-
-
-def _codec(header: Mapping[str, Any]) -> str:
-    codec = _get(header, "codec")
-    if codec not in CODECS:
-        raise WireError(f"unknown codec {str(codec)[:40]!r}; known are {', '.join(CODECS)}")
-    return str(codec)
-
-
-def _positions(value: Any) -> dict[RowId, int]:
-    return {RowId(row): at for row, at in (_ints(entry, 2, "a row's position") for entry in _list(value, "positions"))}
-
-
-def _is_time(value: Any) -> bool:
-    return isinstance(value, int | float) and 0 <= value <= 1e9
-
-
-def _trace(header: Mapping[str, Any]) -> tuple[tuple[float, float], ...]:
-    entries = _list(header.get("trace", []), "a trace", 256)
-    if not all(isinstance(e, list) and len(e) == 2 and all(map(_is_time, e)) for e in entries):
-        raise WireError("a trace is a list of (queue ms, compute ms)")
-    return tuple((float(queue), float(compute)) for queue, compute in entries)
 
 
 # --- the messages ------------------------------------------------------------------------------------------------
@@ -233,7 +132,7 @@ class Open:
                 "hop": [self.hop.start, self.hop.end],
                 "codec": self.codec,
                 "prev": self.prev,
-                "next": _pack_contact(self.next),
+                "next": fields.pack_contact(self.next),
                 "lease": self.lease,
                 "sent": [[row, at] for row, at in self.sent.items()],
                 "next_session": self.next_session,
@@ -243,21 +142,21 @@ class Open:
     @classmethod
     def parse(cls, frame: Frame) -> Self:
         header = frame.header
-        start, end = _ints(_get(header, "hop"), 2, "a hop")
+        start, end = fields.wholes(fields.get(header, "hop"), 2, "a hop")
         try:
             hop = Span(start, end)
         except UsageError as error:
             raise WireError(str(error)) from None
         return cls(
-            session=_session(header),
-            model=Digest(_text(_get(header, "model"), "a digest", 64)),
+            session=fields.session_of(header),
+            model=Digest(fields.text(fields.get(header, "model"), "a digest", 64)),
             hop=hop,
-            codec=_codec(header),
-            prev=PeerId(_text(_get(header, "prev"), "a peer id", 128)),
-            next=_contact(_get(header, "next")),
-            lease=_int(_get(header, "lease"), 0, MAX_ROWS * MAX_POSITION, "a lease"),
-            sent=_positions(header.get("sent", [])),
-            next_session=_next_session(header),
+            codec=fields.codec_of(header),
+            prev=PeerId(fields.text(fields.get(header, "prev"), "a peer id", 128)),
+            next=fields.contact_or_none(fields.get(header, "next")),
+            lease=fields.whole(fields.get(header, "lease"), 0, MAX_ROWS * MAX_POSITION, "a lease"),
+            sent=fields.positions(header.get("sent", [])),
+            next_session=fields.next_session_of(header),
         )
 
 
@@ -271,7 +170,7 @@ class Ready:
 
     @classmethod
     def parse(cls, frame: Frame) -> Self:
-        return cls(_session(frame.header))
+        return cls(fields.session_of(frame.header))
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,13 +199,21 @@ class HiddenStates:
 
     @classmethod
     def parse(cls, frame: Frame) -> Self:
-        entries = _list(_get(frame.header, "rows"), "rows")
-        rows = tuple(StepRow(RowId(r), at, n, want) for r, at, n, want in (_ints(e, 4, "a row") for e in entries))
+        entries = fields.entries(fields.get(frame.header, "rows"), "rows")
+        rows = tuple(
+            StepRow(RowId(r), at, n, want) for r, at, n, want in (fields.wholes(e, 4, "a row") for e in entries)
+        )
         if not rows or any(row.n < 1 or row.at + row.n > MAX_POSITION for row in rows):
             raise WireError("a step brings at least one token for each of its rows")
         if len({row.row for row in rows}) != len(rows):
             raise WireError("a step names each row once")
-        return cls(_session(frame.header), rows, _codec(frame.header), frame.body, _trace(frame.header))
+        return cls(
+            fields.session_of(frame.header),
+            rows,
+            fields.codec_of(frame.header),
+            frame.body,
+            fields.trace_of(frame.header),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,7 +248,7 @@ class Relink:
                 "session": self.session,
                 "prev": self.prev,
                 "to_next": self.to_next,
-                "next": _pack_contact(self.next),
+                "next": fields.pack_contact(self.next),
                 "resend": [[r.row, r.start, r.want] for r in self.resend],
                 "next_session": self.next_session,
             }
@@ -350,14 +257,14 @@ class Relink:
     @classmethod
     def parse(cls, frame: Frame) -> Self:
         header = frame.header
-        entries = (_ints(e, 3, "a resend") for e in _list(header.get("resend", []), "resend"))
+        entries = (fields.wholes(e, 3, "a resend") for e in fields.entries(header.get("resend", []), "resend"))
         return cls(
-            session=_session(header),
-            prev=_peer(header.get("prev")),
+            session=fields.session_of(header),
+            prev=fields.peer_or_none(header.get("prev")),
             to_next=header.get("to_next") is True,
-            next=_contact(header.get("next")),
+            next=fields.contact_or_none(header.get("next")),
             resend=tuple(Resend(RowId(row), start, want) for row, start, want in entries),
-            next_session=_next_session(header),
+            next_session=fields.next_session_of(header),
         )
 
 
@@ -385,10 +292,12 @@ class Fork:
     @classmethod
     def parse(cls, frame: Frame) -> Self:
         header = frame.header
-        forks = (_ints(e, 3, "a fork") for e in _list(header.get("forks", []), "forks"))
-        drop = (_int(row, 0, 2 * MAX_POSITION, "a row id") for row in _list(header.get("drop", []), "drop"))
+        forks = (fields.wholes(e, 3, "a fork") for e in fields.entries(header.get("forks", []), "forks"))
+        drop = (
+            fields.whole(row, 0, 2 * MAX_POSITION, "a row id") for row in fields.entries(header.get("drop", []), "drop")
+        )
         return cls(
-            session=_session(header),
+            session=fields.session_of(header),
             forks=tuple(ForkEntry(RowId(src), at, RowId(dst)) for src, at, dst in forks),
             drop=tuple(RowId(row) for row in drop),
             onward=header.get("onward") is True,
@@ -406,7 +315,9 @@ class Ping:
 
     @classmethod
     def parse(cls, frame: Frame) -> Self:
-        return cls(_session(frame.header), _int(_get(frame.header, "nonce"), 0, 1 << 62, "a nonce"))
+        return cls(
+            fields.session_of(frame.header), fields.whole(fields.get(frame.header, "nonce"), 0, 1 << 62, "a nonce")
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -429,10 +340,10 @@ class Pong:
     def parse(cls, frame: Frame) -> Self:
         header = frame.header
         return cls(
-            _session(header),
-            _int(_get(header, "nonce"), 0, 1 << 62, "a nonce"),
-            _positions(_get(header, "rows")),
-            _int(header.get("queue", 0), 0, 1 << 62, "a queue"),
+            fields.session_of(header),
+            fields.whole(fields.get(header, "nonce"), 0, 1 << 62, "a nonce"),
+            fields.positions(fields.get(header, "rows")),
+            fields.whole(header.get("queue", 0), 0, 1 << 62, "a queue"),
         )
 
 
@@ -456,10 +367,15 @@ class Fault:
     def parse(cls, frame: Frame) -> Self:
         header = frame.header
         try:
-            code = FaultCode(_get(header, "code"))
+            code = FaultCode(fields.get(header, "code"))
         except ValueError:
             raise WireError(f"unknown fault code {str(header['code'])[:40]!r}") from None
-        return cls(_session(header), code, _text(_get(header, "message"), "a message"), _peer(header.get("peer")))
+        return cls(
+            fields.session_of(header),
+            code,
+            fields.text(fields.get(header, "message"), "a message"),
+            fields.peer_or_none(header.get("peer")),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -476,10 +392,10 @@ class Busy:
     @classmethod
     def parse(cls, frame: Frame) -> Self:
         header = frame.header
-        wait = _get(header, "retry_after")
+        wait = fields.get(header, "retry_after")
         if not isinstance(wait, int | float) or not 0 <= wait <= 3600:
             raise WireError("retry_after is a number of seconds up to an hour")
-        return cls(_session(header), float(wait), _text(_get(header, "message"), "a message"))
+        return cls(fields.session_of(header), float(wait), fields.text(fields.get(header, "message"), "a message"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -492,7 +408,7 @@ class Close:
 
     @classmethod
     def parse(cls, frame: Frame) -> Self:
-        return cls(_session(frame.header))
+        return cls(fields.session_of(frame.header))
 
 
 Message = Open | Ready | Step | Out | Relink | Fork | Ping | Pong | Fault | Busy | Close
