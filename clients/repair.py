@@ -13,7 +13,7 @@ from clients.client import Client
 from clients.events import ChainChanged, Event, PeerLost, Waiting
 from fault.mend import Hole, Leg, RowGoal, Wiring, segments, wire_up
 from swarm.errors import Busy as BusyError
-from swarm.errors import MissingBlocks, Unreachable
+from swarm.errors import MissingBlocks, NetworkError, Unreachable
 from swarm.ids import PeerId, RowId, SessionId, Span, new_session_id
 from swarm.messages import Busy, Fault, FaultCode, Fork, Message, Open, Ready, Relink
 
@@ -39,11 +39,16 @@ class Repair:
         self._prev: dict[SessionId, PeerId] = {}  # whom each leg takes steps from
         self._strikes = 0
         self._busy = 0
+        self._unproven = True  # no output has come since the chain was last changed
         self._stood: list[Mapping[RowId, int]] = []
 
     def progress(self) -> None:
-        """An output came: all is forgiven."""
+        """An output came: every hop of the chain works, and all is forgiven."""
         self._strikes = self._busy = 0
+        if self._unproven:
+            self._unproven = False
+            for leg in self._chain.legs:
+                self._client.backoff.forgive(leg.peer)
 
     # --- what an event means ---
 
@@ -113,8 +118,9 @@ class Repair:
             try:
                 await self._attempt(dead, goals, forks)
                 break
-            except _TryAgain:
-                await asyncio.sleep(0)
+            except _TryAgain as error:
+                if loop.time() > give_up:
+                    raise NetworkError(f"no chain of peers worked within {self._patience:g} s: {error}") from error
             except BusyError:
                 busy = True
             except MissingBlocks as error:
@@ -149,6 +155,7 @@ class Repair:
             self._chain.release(w.leg.session for w in fresh)
             raise
         self._chain.adopt(legs)
+        self._unproven = True
         self._prev = {w.leg.session: w.prev for w in wirings}
         for wiring in kept:
             relink = Relink(
@@ -210,15 +217,16 @@ class Repair:
             answer = await self._chain.open(leg, await client.hops.to(leg.hop.contact), frame, client.open_seconds)
         except Unreachable as error:
             self._note(Trouble(str(error), ban=(leg.peer,)))
-            return _TryAgain()
+            return _TryAgain(str(error))
         if isinstance(answer, Ready):
             return None
         if isinstance(answer, Busy):
             client.backoff.rest(leg.peer, answer.retry_after)
             return BusyError(answer.message, answer.retry_after)
         assert isinstance(answer, Fault)
-        self._note(Trouble(f"peer {leg.peer} refused a session: {answer.message}", ban=(leg.peer,)))
-        return _TryAgain()
+        refusal = f"peer {leg.peer} refused a session: {answer.message}"
+        self._note(Trouble(refusal, ban=(leg.peer,)))
+        return _TryAgain(refusal)
 
     async def _introduce(self, kept: Sequence[Wiring], dead: set[SessionId]) -> None:
         """Tell hops whose previous hop is new whom to listen to, and see that they have heard it before it speaks."""
@@ -230,7 +238,7 @@ class Repair:
         silent = {leg.session for leg in changed} - {leg.session for leg in heard}
         if silent:
             dead |= silent
-            raise _TryAgain
+            raise _TryAgain("a hop that lived a moment ago does not answer any more")
 
 
 def _first_behind(legs: Sequence[Leg], lengths: Mapping[RowId, int]) -> Leg:
