@@ -161,8 +161,6 @@ class HopSession:
     def new_forks(self, message: Fork) -> list[tuple[ForkEntry, bool]]:
         """The copies that are not here yet; and whether each is the last of its source, which is dropped after it."""
         dropped = set(message.drop)
-        for entry in message.forks:  # a row that is made again under its old name has to stay for that
-            dropped.discard(entry.dst)
         uses = {entry.src: index for index, entry in enumerate(message.forks)}
         known = set(self.rows)
         new: list[tuple[ForkEntry, bool]] = []

@@ -19,11 +19,13 @@ class Inlet:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._reader = PacketReader()
+        self._poll = select.poll()  # not `select`, whose descriptors end at 1024: ours has the number it had elsewhere
+        self._poll.register(connection, select.POLLIN)
 
     def take_all(self, wait: float) -> list[Packet]:
         """Everything that is there; waits up to `wait` seconds for something to come. Raises SocketEnded, WireError."""
         packets: list[Packet] = []
-        readable, _, _ = select.select([self._connection], [], [], wait)
+        readable = self._poll.poll(1000 * wait)
         size = 0
         while readable and size < AT_ONCE:
             try:

@@ -45,7 +45,7 @@ def load(settings: ExecutorSettings) -> Loaded:
     if settings.dtype not in DTYPES:
         raise UsageError(f"a dtype is one of {', '.join(DTYPES)}, not '{settings.dtype}'")
     cache = Path(settings.cache)
-    dtype, device = DTYPES[settings.dtype], torch.device(settings.device)
+    dtype, device = DTYPES[settings.dtype], _device(settings.device)
     checkpoint = resolve(settings.model, cache=cache, revision=settings.revision)
     kv_tokens = _fit(checkpoint, settings, dtype, available_memory(device))
     try:
@@ -57,6 +57,17 @@ def load(settings: ExecutorSettings) -> Loaded:
         raise ModelError(f"memory ran out loading blocks {settings.blocks}, {need} bytes: serve fewer") from error
     profile = load_or_measure(span, checkpoint.digest, cache)
     return Loaded(checkpoint, span, settings.outbox_tokens or span.pool.tokens, profile)
+
+
+def _device(name: str) -> torch.device:
+    """The device, once it has been seen to work. Raises UsageError."""
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UsageError(f"the device '{name}' can't be used here: {reason}; cpu always can") from error
+    return device
 
 
 def _fit(checkpoint: Checkpoint, settings: ExecutorSettings, dtype: torch.dtype, available: int) -> int:

@@ -22,7 +22,7 @@ from peers.span_profile import SpanProfile
 from swarm.atomic import write_file
 from swarm.ids import Digest
 
-__all__ = ["load_or_measure", "measure"]
+__all__ = ["load_or_measure", "measure", "profile_path"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ LEAST_PASSES = 2  # the first warms up
 
 def load_or_measure(span: BlockSpan, model: Digest, cache: Path) -> SpanProfile:
     """The profile of such a span on this device, from `cache` or measured now and put there."""
-    path = cache / "profiles" / f"{_key(span, model)}.json"
+    path = profile_path(span, model, cache)
     try:
         return SpanProfile(**json.loads(path.read_bytes()))
     except FileNotFoundError:
@@ -105,8 +105,8 @@ def _tables(span: BlockSpan, rows: int) -> Iterator[list[PageTable]]:
             table.release()
 
 
-def _key(span: BlockSpan, model: Digest) -> str:
-    """Everything that speed depends on."""
+def profile_path(span: BlockSpan, model: Digest, cache: Path) -> Path:
+    """Where the profile is kept. Its name comes from everything that speed depends on."""
     facts = (
         model,
         len(span.blocks),
@@ -115,7 +115,7 @@ def _key(span: BlockSpan, model: Digest) -> str:
         torch.get_num_threads(),
         torch.__version__,
     )
-    return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
+    return cache / "profiles" / f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}.json"
 
 
 def _device_name(device: torch.device) -> str:

@@ -1,0 +1,232 @@
+"""Executor processes, real ones, over a tiny model."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import psutil
+import pytest
+import torch
+
+from peers.executor_settings import ExecutorReady, ExecutorSettings, ExecutorStats
+from peers.limits import EngineLimits
+from peers.link import ExecutorLost, Patience, ProcessLink
+from peers.span_profile import SpanProfile
+from peers.stats import EngineStats
+from swarm.errors import ModelError, UsageError
+from swarm.ids import Digest, PeerId, Span, new_session_id
+from swarm.messages import Fault, Message, Out, Ping, Pong, Ready, parse
+from tests.peers.ring import CLIENT, Chain, Model, Table, outputs, row_of
+
+UNKNOWN = new_session_id()
+B, ALL = PeerId("B"), Span(0, 4)
+PATIENCE = Patience(start=90.0, silence=60.0)
+LIMIT = 100.0  # seconds of a whole test
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return Model.make(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def settings(model: Model, tmp_path_factory: pytest.TempPathFactory) -> ExecutorSettings:
+    """One cache for all tests, so that the speed is measured at most once where the machine is quiet."""
+    return ExecutorSettings(
+        model=str(model.checkpoint.folder),
+        blocks=ALL,
+        cache=str(tmp_path_factory.mktemp("cache")),
+        kv_tokens=1024,
+        threads=1,
+    )
+
+
+@asynccontextmanager
+async def executor(settings: ExecutorSettings, patience: Patience = PATIENCE) -> AsyncIterator[ProcessLink]:
+    link = ProcessLink(settings, patience)
+    try:
+        async with asyncio.timeout(LIMIT):
+            await link.start()
+            yield link
+    finally:
+        await link.close()
+
+
+async def hear(link: ProcessLink) -> Message:
+    return parse((await link.receive())[1])
+
+
+async def let_it_tell(link: ProcessLink) -> None:
+    """Stats come after the answers of the turn in which sessions changed, so before those of a later turn."""
+    for nonce in range(2):
+        await link.send(CLIENT, Ping(UNKNOWN, nonce).pack())
+        assert isinstance(await hear(link), Fault)
+
+
+@pytest.mark.anyio
+async def test_a_process_computes_what_the_model_does_and_tells_how_it_is(
+    model: Model, settings: ExecutorSettings
+) -> None:
+    chain, hidden = Chain(Table(model, {}), [(B, ALL)]), model.row(9)
+    async with executor(settings) as link:
+        assert link.ready.model == model.checkpoint.digest
+        assert (link.ready.hidden_size, link.ready.kv_tokens) == (64, 1024)
+        assert link.ready.profile.decode_rows > 0
+        await link.send(CLIENT, chain.opening(0).pack())
+        assert await link.receive() == (CLIENT, Ready(chain.ids[0]).pack())
+        await let_it_tell(link)
+        assert (link.stats.pid, link.stats.engine.sessions) == (link.pid, 1)
+        assert link.stats.rss > 0
+        await link.send(CLIENT, chain.step((0, 0, hidden)).pack())
+        out = await hear(link)
+        assert isinstance(out, Out)
+        torch.testing.assert_close(row_of(outputs([out], 64), 0), model.blocks(hidden), rtol=1e-4, atol=1e-4)
+        await link.gone(CLIENT)
+        await let_it_tell(link)
+        assert (link.stats.engine.sessions, link.stats.engine.tokens_done) == (0, 9)
+        assert link.stats.engine.kv_tokens_free == 1024
+
+
+@pytest.mark.anyio
+async def test_nonsense_does_not_end_the_process(model: Model, settings: ExecutorSettings) -> None:
+    chain = Chain(Table(model, {}), [(B, ALL)])
+    async with executor(settings) as link:
+        await link.send(CLIENT, b"")
+        await link.send(CLIENT, os.urandom(1000))
+        await link.send(CLIENT, chain.opening(0).pack())
+        await link.send(CLIENT, Ping(chain.ids[0], 7).pack())
+        assert isinstance(await hear(link), Ready)
+        assert isinstance(await hear(link), Pong)
+
+
+@pytest.mark.anyio
+async def test_a_killed_process_is_noticed_and_started_again(model: Model, settings: ExecutorSettings) -> None:
+    chain = Chain(Table(model, {}), [(B, ALL)])
+    async with executor(settings) as link:
+        first = link.pid
+        assert first is not None
+        os.kill(first, signal.SIGKILL)
+        with pytest.raises(ExecutorLost, match="signal 9"):
+            await link.receive()
+        with pytest.raises(ExecutorLost):
+            await link.send(CLIENT, b"")
+        await link.restart()
+        assert link.pid != first
+        await link.send(CLIENT, chain.opening(0).pack())
+        assert isinstance(await hear(link), Ready)
+        second = link.pid
+    assert second is not None
+    assert not psutil.pid_exists(second)
+
+
+@pytest.mark.anyio
+async def test_a_process_that_hangs_is_ended(settings: ExecutorSettings) -> None:
+    async with executor(settings, replace(PATIENCE, silence=2.5)) as link:
+        assert link.pid is not None
+        os.kill(link.pid, signal.SIGSTOP)
+        with pytest.raises(ExecutorLost, match="said nothing"):
+            await link.receive()
+        pid = link.pid
+    assert not psutil.pid_exists(pid)
+
+
+@pytest.mark.anyio
+async def test_an_interrupt_is_for_the_parent_to_judge(model: Model, settings: ExecutorSettings) -> None:
+    chain = Chain(Table(model, {}), [(B, ALL)])
+    async with executor(settings) as link:
+        assert link.pid is not None
+        os.kill(link.pid, signal.SIGINT)
+        await link.send(CLIENT, chain.opening(0).pack())
+        assert isinstance(await hear(link), Ready)
+
+
+PARENT = """
+import asyncio, sys
+from peers.executor_settings import ExecutorSettings
+from peers.link import ProcessLink
+
+async def main():
+    link = ProcessLink(ExecutorSettings.from_json(sys.stdin.buffer.readline()))
+    await link.start()
+    print(link.pid, flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+def test_a_process_does_not_outlive_a_parent_that_is_killed(settings: ExecutorSettings) -> None:
+    """Both hold the parent's stderr, which therefore ends when neither lives."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdin=pipe, stdout=pipe, stderr=pipe) as parent:
+        try:
+            assert parent.stdin is not None
+            assert parent.stdout is not None
+            parent.stdin.write(settings.to_json() + b"\n")
+            parent.stdin.flush()
+            pid = int(parent.stdout.readline())
+            assert psutil.Process(pid).is_running()
+        finally:
+            parent.kill()
+        parent.communicate(timeout=LIMIT)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"model": "/nowhere/at/all"}, ModelError, "no model, folder or file"),
+        ({"blocks": Span(0, 9)}, ModelError, "has blocks 0:4"),
+        ({"dtype": "fp7"}, UsageError, "dtype"),
+        ({"device": "cuda:77"}, UsageError, "device 'cuda:77' can't be used"),
+        ({"device": "nonsense"}, UsageError, "device 'nonsense' can't be used"),
+    ],
+)
+async def test_what_goes_wrong_in_loading_arrives_as_the_same_error(
+    settings: ExecutorSettings, changes: dict[str, object], error: type[Exception], words: str
+) -> None:
+    link = ProcessLink(replace(settings, **changes), PATIENCE)  # type: ignore[arg-type]
+    with pytest.raises(error, match=words):
+        await link.start()
+    assert link.pid is None
+
+
+@pytest.mark.anyio
+async def test_a_start_that_fails_the_second_time_is_a_loss_like_any_other(settings: ExecutorSettings) -> None:
+    link = ProcessLink(replace(settings, model="/removed/meanwhile"), PATIENCE)
+    with pytest.raises(ExecutorLost, match="did not start again: there is no model"):
+        await link.restart()
+
+
+@pytest.mark.anyio
+async def test_a_process_that_is_not_ready_in_time_is_ended(settings: ExecutorSettings) -> None:
+    link = ProcessLink(settings, replace(PATIENCE, start=0.05))
+    with pytest.raises(ExecutorLost, match="not ready"):
+        await link.start()
+    assert link.pid is None
+
+
+def test_what_is_said_between_the_processes_survives_the_way() -> None:
+    profile = SpanProfile(decode_rows=1.0, decode_rows_batched=2.0, batch=8, prefill=3.0)
+    settings = ExecutorSettings(model="m", blocks=ALL, cache="/c", limits=EngineLimits(batch_tokens=99))
+    assert ExecutorSettings.from_json(settings.to_json()) == settings
+    ready = ExecutorReady(
+        pid=1,
+        model=Digest("d"),
+        blocks=ALL,
+        hidden_size=2,
+        max_positions=3,
+        kv_tokens=4,
+        outbox_tokens=5,
+        dtype="fp32",
+        device="cpu",
+        profile=profile,
+    )
+    assert ExecutorReady.from_json(ready.to_json()) == ready
+    stats = ExecutorStats(engine=EngineStats(sessions=3), rss=1, pid=2)
+    assert ExecutorStats.from_json(stats.to_json()) == stats

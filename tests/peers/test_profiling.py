@@ -1,0 +1,72 @@
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+
+from peers.profiling import load_or_measure, measure, profile_path
+from peers.span import BlockSpan
+from peers.span_profile import SpanProfile
+from swarm.ids import Digest, Span
+from tests.peers.ring import Model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return Model.make(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def span(model: Model) -> BlockSpan:
+    return load(model, Span(0, 2))
+
+
+def load(model: Model, blocks: Span, kv_tokens: int = 2048) -> BlockSpan:
+    device = torch.device("cpu")
+    return BlockSpan.load(model.checkpoint, blocks, dtype=torch.float32, device=device, kv_tokens=kv_tokens)
+
+
+@pytest.mark.parametrize("kv_tokens", [16, 100, 2048])
+def test_measuring_fits_into_any_cache_and_leaves_it_empty(model: Model, kv_tokens: int) -> None:
+    span = load(model, Span(0, 2), kv_tokens)
+    profile = measure(span)
+    assert min(profile.decode_rows, profile.decode_rows_batched, profile.prefill) > 0
+    assert span.pool.free == span.pool.pages
+
+
+def test_what_was_measured_before_is_read(model: Model, span: BlockSpan, tmp_path: Path) -> None:
+    known = SpanProfile(decode_rows=1.5, decode_rows_batched=2.5, batch=8, prefill=3.5)
+    path = profile_path(span, model.checkpoint.digest, tmp_path)
+    path.parent.mkdir()
+    path.write_text(json.dumps(asdict(known)))
+    assert load_or_measure(span, model.checkpoint.digest, tmp_path) == known
+
+
+def test_spans_of_one_length_share_a_profile_and_nothing_else_does(
+    model: Model, span: BlockSpan, tmp_path: Path
+) -> None:
+    digest = model.checkpoint.digest
+    path = profile_path(span, digest, tmp_path)
+    assert profile_path(load(model, Span(2, 4)), digest, tmp_path) == path
+    assert profile_path(load(model, Span(0, 3)), digest, tmp_path) != path
+    assert profile_path(span, Digest("0" * 64), tmp_path) != path
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"prefill": 1}', "{"])
+def test_a_spoiled_file_is_measured_again(
+    model: Model, span: BlockSpan, tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = profile_path(span, model.checkpoint.digest, tmp_path)
+    path.parent.mkdir()
+    path.write_text(content)
+    assert load_or_measure(span, model.checkpoint.digest, tmp_path).prefill > 0
+    assert "measuring again" in caplog.text
+
+
+def test_a_cache_that_is_no_folder_is_said_and_borne(
+    model: Model, span: BlockSpan, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "profiles").write_text("a file where a folder should be")
+    assert load_or_measure(span, model.checkpoint.digest, tmp_path).prefill > 0
+    assert "can't be read" in caplog.text
