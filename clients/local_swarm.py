@@ -14,6 +14,7 @@ from swarm.subprocesses import ServeProcess
 __all__ = ["LocalSwarm"]
 
 START_SECONDS = 180.0
+SHARED_MACHINE = {"OMP_WAIT_POLICY": "PASSIVE"}  # threads that wait must not spin where other peers compute
 
 
 class LocalSwarm:
@@ -32,7 +33,8 @@ class LocalSwarm:
         way_in = ["--initial-peers", self.address] if self.peers else ["--new-swarm"]
         own = ["--identity-path", str(self._folder / f"{name}.key"), "--public-name", name]
         common = ["--cache-dir", str(self._cache), "--threads", str(self._threads)]
-        peer = ServeProcess([str(self._checkpoint.folder), *way_in, *own, *common, *arguments], name=name)
+        command = [str(self._checkpoint.folder), *way_in, *own, *common, *arguments]
+        peer = ServeProcess(command, name=name, environment=SHARED_MACHINE)
         self.peers.append(self._stack.enter_context(peer))
         return peer
 
