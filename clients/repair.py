@@ -52,14 +52,16 @@ class Repair:
 
     # --- what an event means ---
 
-    def diagnose(self, index: int, fault: Fault) -> Trouble:
-        """Whom a fault from the hop at `index` speaks against."""
+    def diagnose(self, index: int, fault: Fault) -> Trouble | None:
+        """Whom a fault from the hop at `index` speaks against; None when it only tells what we know."""
         leg = self._chain.legs[index]
         before = self._chain.legs[index - 1] if index else None
         said = f"peer {leg.peer} says: {fault.message}"
         if fault.code is FaultCode.UNREACHABLE and fault.peer is not None:
             self._client.unreachable.fail((leg.peer, fault.peer))
             return Trouble(said)
+        if fault.code is FaultCode.GAP and fault.peer == self._client.me.peer:
+            return None  # a fork said again after its row was dropped; had a step of ours been lost, nothing would move
         if fault.code is FaultCode.LINK_LOST:
             return Trouble(said)
         if fault.code in (FaultCode.GAP, FaultCode.BAD_INPUT):

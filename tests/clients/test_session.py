@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 import torch
 
-from clients.events import ChainChanged, Waiting
+from clients.events import ChainChanged, PeerLost, Waiting
 from peers.link import InlineLink
 from swarm.checkpoint import Checkpoint
 from swarm.errors import Busy, MissingBlocks
@@ -191,6 +191,24 @@ def test_an_executor_that_is_lost_costs_only_its_hop(checkpoint: Checkpoint, ref
         link.kill()
         assert same(await feed(session, reference, {row: PROMPT[5:]}), expected[5:])
         assert [hop.peer for hop in session.chain.hops] == ["a", "spare"]
+        await session.close()
+
+    in_swarm(checkpoint, play, delay=0.01)
+
+
+def test_forks_that_are_said_again_speak_against_nobody(checkpoint: Checkpoint, reference: Reference) -> None:
+    async def play(swarm: MemorySwarm) -> None:
+        for name, blocks in {"a": Span(0, 1), "b": Span(1, 3), "c": Span(3, 4), "spare": Span(1, 3)}.items():
+            await swarm.add(name, blocks)
+        session = await swarm.session(await swarm.client(), reference)
+        first = session.new_row()
+        await feed(session, reference, {first: PROMPT[:5]})
+        middle = str(session.chain.hops[1].peer)
+        (second,) = await session.fork([(first, 4)])
+        (third,) = await session.fork([(second, 3)])
+        await swarm.kill(middle)
+        assert same(await feed(session, reference, {third: PROMPT[3:]}), reference.outputs(PROMPT)[3:])
+        assert [event.peer for event in swarm.events if isinstance(event, PeerLost)] == [middle]
         await session.close()
 
     in_swarm(checkpoint, play, delay=0.01)
