@@ -25,10 +25,12 @@ READ_PATIENCE = 15.0  # seconds for one reading of the directory
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What this peer could host: at most `capacity` blocks, or exactly the span `fixed`."""
+    """What this peer could host: at most `capacity` blocks, or exactly the span `fixed`. `block_rate`: rows per second
+    through one block, where this machine has been measured before."""
 
     capacity: int
     fixed: Span | None = None
+    block_rate: float | None = None
 
 
 class Chooser:
@@ -60,7 +62,7 @@ class Chooser:
         """A span to announce as joining, and a guess of this peer's rows per second through it."""
         view = await self._view()
         placement = self._place(view, current=None)
-        return placement, guess_block_rate(view) / len(placement.span)
+        return placement, self._block_rate(view) / len(placement.span)
 
     async def settled(self, placement: Placement, announcer: Announcer) -> Placement:
         """`placement`, which has been announced, or a better one where others chose at the same time. What is returned
@@ -102,11 +104,14 @@ class Chooser:
         return place(
             view,
             capacity=self._room.capacity,
-            block_rate=guess_block_rate(view),
+            block_rate=self._block_rate(view),
             peer=self._peer,
             fixed=self._room.fixed,
             current=current,
         )
+
+    def _block_rate(self, view: View) -> float:
+        return self._room.block_rate or guess_block_rate(view)
 
     async def _view(self) -> View:
         self._read_at = asyncio.get_running_loop().time()

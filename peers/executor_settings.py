@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from peers.limits import EngineLimits
-from peers.span_profile import SpanProfile
 from peers.stats import EngineStats
+from routing.perf import Profile
 from swarm.ids import Digest, Span
 
 __all__ = ["ExecutorReady", "ExecutorSettings", "ExecutorStats"]
@@ -53,7 +53,7 @@ class ExecutorReady:
     outbox_tokens: int
     dtype: str
     device: str
-    profile: SpanProfile
+    profile: Profile
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self)).encode()
@@ -62,7 +62,7 @@ class ExecutorReady:
     def from_json(cls, text: bytes) -> Self:
         values: dict[str, Any] = json.loads(text)
         values["blocks"] = Span(**values["blocks"])
-        values["profile"] = SpanProfile(**values["profile"])
+        values["profile"] = Profile(**values["profile"])
         return cls(**values)
 
 

@@ -9,7 +9,7 @@ from peers.executor_settings import ExecutorReady, ExecutorSettings
 from peers.profiling import load_or_measure
 from peers.span import BlockSpan
 from peers.span_memory import available_memory, check_memory, default_kv_tokens, kv_bytes_per_token, span_bytes
-from peers.span_profile import SpanProfile
+from routing.perf import Profile
 from swarm.checkpoint import Checkpoint, resolve
 from swarm.errors import ModelError, UsageError
 
@@ -23,7 +23,7 @@ class Loaded:
     checkpoint: Checkpoint
     span: BlockSpan
     outbox_tokens: int
-    profile: SpanProfile
+    profile: Profile
 
     def ready(self, pid: int, settings: ExecutorSettings) -> ExecutorReady:
         return ExecutorReady(

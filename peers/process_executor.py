@@ -25,8 +25,9 @@ class ProcessExecutor:
 
     @property
     def pace(self) -> Pace:
-        profile = self.link.ready.profile
-        return Pace(throughput=profile.decode_rows, prefill=profile.prefill)
+        ready = self.link.ready
+        blocks = len(ready.blocks)
+        return Pace(throughput=ready.profile.decode_rate(blocks), prefill=ready.profile.prefill_rate(blocks))
 
     @property
     def kv_tokens(self) -> int:

@@ -1,4 +1,4 @@
-"""Measures how fast a span computes here, once: a machine that has measured it before reads the result.
+"""Measures how fast blocks compute here, once: a machine that has measured it before reads the result.
 
 Every figure is the best of a few passes. Other work on the machine only ever makes a pass slower, and what was measured
 while others had the processor is not kept for the next start.
@@ -18,11 +18,11 @@ import torch
 
 from peers.pages import PageTable, RowSlice
 from peers.span import BlockSpan
-from peers.span_profile import SpanProfile
+from routing.perf import Profile
 from swarm.atomic import write_file
 from swarm.ids import Digest
 
-__all__ = ["load_or_measure", "measure", "profile_path"]
+__all__ = ["load_or_measure", "measure", "profile_path", "read_profile"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,15 +35,12 @@ UNDISTURBED = 0.95  # processor seconds in a second, at least
 LEAST_PASSES = 2  # the first warms up
 
 
-def load_or_measure(span: BlockSpan, model: Digest, cache: Path) -> SpanProfile:
-    """The profile of such a span on this device, from `cache` or measured now and put there."""
-    path = profile_path(span, model, cache)
-    try:
-        return SpanProfile(**json.loads(path.read_bytes()))
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError, TypeError) as error:
-        logger.warning("measuring again, since %s can't be read: %s", path, error)
+def load_or_measure(span: BlockSpan, model: Digest, cache: Path) -> Profile:
+    """The profile of such blocks on this device, from `cache` or measured now and put there."""
+    path = profile_path(model, span.dtype, span.device, torch.get_num_threads(), cache)
+    known = read_profile(path)
+    if known is not None:
+        return known
     began, worked = time.perf_counter(), time.process_time()
     profile = measure(span)
     if span.device.type == "cpu" and time.process_time() - worked < UNDISTURBED * (time.perf_counter() - began):
@@ -56,22 +53,39 @@ def load_or_measure(span: BlockSpan, model: Digest, cache: Path) -> SpanProfile:
     return profile
 
 
-def measure(span: BlockSpan) -> SpanProfile:
+def read_profile(path: Path) -> Profile | None:
+    """What was measured before; None where nothing can be read."""
+    try:
+        return Profile(**{name: float(value) for name, value in json.loads(path.read_bytes()).items()})
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        logger.warning("measuring again, since %s can't be read: %s", path, error)
+        return None
+
+
+def measure(span: BlockSpan) -> Profile:
     """A few seconds at most, on a small part of the KV cache, which is empty before and after."""
     share = span.pool.pages // BATCH * span.pool.page_size  # tokens that each row may have
     context = max(0, min(CONTEXT, share - 1))
-    batch = BATCH if share else 1
+    rows = BATCH if share else 1
     prompt = min(PROMPT, span.pool.tokens)
-    return SpanProfile(
-        decode_rows=_rate(span, rows=1, at=context, n=1),
-        decode_rows_batched=_rate(span, rows=batch, at=context, n=1),
-        batch=batch,
-        prefill=_rate(span, rows=1, at=0, n=prompt),
+    blocks = len(span.blocks)
+    whole = _seconds(span, rows=1, at=context, n=1)
+    first = _seconds(span, rows=1, at=context, n=1, layers=slice(0, 1)) if blocks > 1 else whole
+    row = (whole - first) / (blocks - 1) if blocks > 1 else whole
+    overhead = min(max(0.0, first - row), whole / 2)  # noise must not leave nothing for the blocks
+    several = _seconds(span, rows=rows, at=context, n=1)
+    return Profile(
+        overhead=overhead,
+        row=(whole - overhead) / blocks,
+        extra_row=max(0.0, several - whole) / max(1, rows - 1) / blocks,
+        prompt_token=_seconds(span, rows=1, at=0, n=prompt) / prompt / blocks,
     )
 
 
-def _rate(span: BlockSpan, *, rows: int, at: int, n: int) -> float:
-    """Tokens per second of passes in which each of `rows` rows adds `n` tokens to `at` that it has."""
+def _seconds(span: BlockSpan, *, rows: int, at: int, n: int, layers: slice | None = None) -> float:
+    """Seconds of a pass in which each of `rows` rows adds `n` tokens to `at` that it has."""
     hidden = torch.randn(rows * n, span.hidden_size, generator=torch.Generator().manual_seed(0))
     with _tables(span, rows) as tables:
         if at:
@@ -81,7 +95,7 @@ def _rate(span: BlockSpan, *, rows: int, at: int, n: int) -> float:
         for table in tables:
             table.extend(n)
         slices = [RowSlice(table, at, n) for table in tables]
-        return rows * n / _best(lambda: span.forward(hidden, slices).to("cpu"))
+        return _best(lambda: span.forward(hidden, slices, layers).to("cpu"))
 
 
 def _best(run: Callable[[], object]) -> float:
@@ -105,16 +119,9 @@ def _tables(span: BlockSpan, rows: int) -> Iterator[list[PageTable]]:
             table.release()
 
 
-def profile_path(span: BlockSpan, model: Digest, cache: Path) -> Path:
+def profile_path(model: Digest, dtype: torch.dtype, device: torch.device, threads: int, cache: Path) -> Path:
     """Where the profile is kept. Its name comes from everything that speed depends on."""
-    facts = (
-        model,
-        len(span.blocks),
-        str(span.dtype),
-        _device_name(span.device),
-        torch.get_num_threads(),
-        torch.__version__,
-    )
+    facts = (model, str(dtype), _device_name(device), threads, torch.__version__)
     return cache / "profiles" / f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}.json"
 
 

@@ -16,6 +16,7 @@ from peers.lifecycle import Lifecycle, Offer, Patience, Served
 from peers.machine import Device, find_device, physical_cores, pick_port
 from peers.memory_budget import BlockCost, blocks_that_fit, readable
 from peers.process_executor import ProcessExecutor
+from peers.profiling import profile_path, read_profile
 from peers.ready import Ready
 from peers.settings import ServeSettings
 from peers.span_memory import kv_bytes_per_token, span_bytes
@@ -138,7 +139,7 @@ def _life(
         model=checkpoint.digest,
         model_name=checkpoint.name,
         num_blocks=checkpoint.num_blocks,
-        room=Room(plan.capacity, settings.blocks),
+        room=Room(plan.capacity, settings.blocks, _known_block_rate(settings, plan)),
         precision=plan.precision,
         public_name=settings.public_name,
     )
@@ -152,6 +153,13 @@ def _life(
 
     patience = Patience(settle=0.0) if settings.new_swarm else Patience()
     return Lifecycle(host.transport, directory, offer, start_executor, ready, patience=patience)
+
+
+def _known_block_rate(settings: ServeSettings, plan: _Plan) -> float | None:
+    device = torch.device(plan.device.name)
+    digest, dtype = plan.checkpoint.digest, DTYPES[plan.precision]
+    profile = read_profile(profile_path(digest, dtype, device, plan.threads, settings.cache.absolute()))
+    return None if profile is None else plan.capacity * profile.decode_rate(plan.capacity)
 
 
 def _executor_settings(settings: ServeSettings, plan: _Plan, span: Span) -> ExecutorSettings:

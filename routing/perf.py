@@ -46,18 +46,14 @@ class Pace:
         return self.wait + blocks * (self.row + (tokens - 1) * self.token)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """One device and one model's blocks, measured when its peer joined."""
+    """One device and the blocks of one model, measured when its peer joined: it predicts any number of these blocks."""
 
+    overhead: float  # s a step takes whatever the blocks
     row: float  # s one block takes for a decode step of one row
-    extra_row: float  # s each further row adds to that: the slope up to many rows
-    prefill: float  # prompt tokens per second through one block
-    overhead: float  # s a step takes whatever the span
-    flops: float  # floating-point operations per second
-    memory_bandwidth: float  # bytes per second
-    memory: int  # bytes that blocks and KV may fill
-    disk_bandwidth: float  # bytes per second
+    extra_row: float  # s each further row adds to that
+    prompt_token: float  # s one block takes for each token of a prompt
 
     def decode(self, blocks: int, rows: int = 1) -> float:
         """Seconds of one decode step of `rows` rows through `blocks` blocks."""
@@ -69,11 +65,7 @@ class Profile:
 
     def prefill_rate(self, blocks: int) -> float:
         """Prompt tokens per second through `blocks` blocks: what a record announces as `prefill`."""
-        return self.prefill / blocks
-
-    def load(self, weight_bytes: int) -> float:
-        """Seconds until that many bytes of weights are read from disk."""
-        return weight_bytes / self.disk_bandwidth
+        return 1 / (self.prompt_token * blocks)
 
 
 @dataclass(frozen=True, slots=True)

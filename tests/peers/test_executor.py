@@ -16,8 +16,8 @@ import torch
 from peers.executor_settings import ExecutorReady, ExecutorSettings, ExecutorStats
 from peers.limits import EngineLimits
 from peers.link import ExecutorLost, Patience, ProcessLink
-from peers.span_profile import SpanProfile
 from peers.stats import EngineStats
+from routing.perf import Profile
 from swarm.errors import ModelError, UsageError
 from swarm.ids import Digest, PeerId, Span, new_session_id
 from swarm.messages import Fault, Message, Out, Ping, Pong, Ready, parse
@@ -76,7 +76,7 @@ async def test_a_process_computes_what_the_model_does_and_tells_how_it_is(
     async with executor(settings) as link:
         assert link.ready.model == model.checkpoint.digest
         assert (link.ready.hidden_size, link.ready.kv_tokens) == (64, 1024)
-        assert link.ready.profile.decode_rows > 0
+        assert link.ready.profile.row > 0
         await link.send(CLIENT, chain.opening(0).pack())
         assert await link.receive() == (CLIENT, Ready(chain.ids[0]).pack())
         await let_it_tell(link)
@@ -212,7 +212,7 @@ async def test_a_process_that_is_not_ready_in_time_is_ended(settings: ExecutorSe
 
 
 def test_what_is_said_between_the_processes_survives_the_way() -> None:
-    profile = SpanProfile(decode_rows=1.0, decode_rows_batched=2.0, batch=8, prefill=3.0)
+    profile = Profile(overhead=0.5, row=1.0, extra_row=0.5, prompt_token=0.25)
     settings = ExecutorSettings(model="m", blocks=ALL, cache="/c", limits=EngineLimits(batch_tokens=99))
     assert ExecutorSettings.from_json(settings.to_json()) == settings
     ready = ExecutorReady(
