@@ -11,6 +11,7 @@ from packaging.utils import canonicalize_name
 
 from swarm.catalogue import CATALOGUE
 from swarm.cli import COMMANDS, load_command
+from swarm.messages import FaultCode, Message
 from swarm.version import __version__
 
 ROOT = Path(__file__).parent.parent
@@ -118,3 +119,9 @@ def test_licence_is_the_one_that_is_declared() -> None:
     text = (ROOT / "LICENSE").read_text()
     assert "Apache License" in text
     assert "END OF TERMS AND CONDITIONS" in text
+
+
+def test_protocol_page_explains_every_message_and_fault() -> None:
+    page = (ROOT / "docs" / "protocol.md").read_text()
+    names = [kind.kind for kind in Message.__args__] + [code.value for code in FaultCode]
+    assert [name for name in names if f"| `{name}` |" not in page] == []
