@@ -72,7 +72,8 @@ def answer(
         tokenizer = AutoTokenizer.from_pretrained(model.name_or_path)
         story.append(Story(tokenizer, answers, notes))
         prompt = question.encode(tokenizer)
-        output = model.generate(prompt, streamer=story[0], **question.options)
+        with story[0].closing():
+            output = model.generate(prompt, streamer=story[0], **question.options)
     if as_json:
         _print_json(tokenizer, output[0, prompt.shape[1] :].tolist(), story[0])
 

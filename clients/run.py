@@ -34,9 +34,7 @@ def run(
     """Generate an answer to a prompt with the peers of a swarm."""
     peers = split_peers(initial_peers)
     check_codec(codec)
-    text = sys.stdin.read() if prompt == "-" else prompt
-    if not text.strip():
-        raise UsageError("the prompt is empty: give some text")
+    text = _read(prompt)
     quiet_libraries(os.environ)
     from clients.answer import Question, answer  # brings torch and hivemind, which help does not need
 
@@ -58,3 +56,15 @@ def run(
         patience=patience,
         as_json=as_json,
     )
+
+
+def _read(prompt: str) -> str:
+    """The prompt itself. Raises UsageError when there is none, or it is no text."""
+    try:
+        text = sys.stdin.buffer.read().decode() if prompt == "-" else prompt
+        text.encode()  # bytes of the command line that are no UTF-8 show themselves here
+    except UnicodeError:
+        raise UsageError("the prompt is no text: give it in UTF-8") from None
+    if not text.strip():
+        raise UsageError("the prompt is empty: give some text")
+    return text

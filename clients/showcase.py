@@ -101,12 +101,15 @@ def _ask(console: Console, swarm: LocalSwarm, checkpoint: Checkpoint, plot: Plot
     story = Story(tokenizer, console, console, names=names, after_token=kill_one)
     console.print(f"> {plain(plot.prompt)}", style="bold", markup=False)
     started = time.monotonic()
-    with SwarmModelForCausalLM.from_pretrained(
-        str(checkpoint.folder),
-        initial_peers=swarm.addresses,
-        cache=plot.cache,
-        observer=story.hear,
-    ) as model:
+    with (
+        SwarmModelForCausalLM.from_pretrained(
+            str(checkpoint.folder),
+            initial_peers=swarm.addresses,
+            cache=plot.cache,
+            observer=story.hear,
+        ) as model,
+        story.closing(),
+    ):
         output = model.generate(input_ids, max_new_tokens=plot.max_new_tokens, do_sample=False, streamer=story)
     answer: list[int] = output[0, input_ids.shape[1] :].tolist()
     same = answer == _local_answer(checkpoint, input_ids, plot.max_new_tokens)

@@ -1,7 +1,8 @@
 """What happens during one answer, told to a terminal as it happens: tokens, the chain in use, peers lost."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 from rich.console import Console
 from torch import Tensor
@@ -63,6 +64,15 @@ class Story(BaseStreamer):
     def end(self) -> None:
         self._text.print()
         self._in_line = False
+
+    @contextmanager
+    def closing(self) -> Iterator[None]:
+        """Ends the line of an answer that breaks off within, so that what is said next has its own."""
+        try:
+            yield
+        finally:
+            if self._in_line:
+                self.end()
 
     def hear(self, event: Event) -> None:
         if isinstance(event, PeerLost):

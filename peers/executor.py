@@ -1,4 +1,4 @@
-"""The executor process: `python -m peers.executor FD` computes for the network process at the other end of socket FD.
+"""The executor process (`peers.executor_launcher`), which computes for the network process at the other end of a socket.
 
 Settings come in, then READY goes out or FAILED, then frames go both ways (`peers.pipe`). One thread reads, computes,
 writes, and sleeps in the socket when nothing is to do: a second one to read would cost every step a wake-up. What comes
@@ -73,7 +73,6 @@ class Executor:
 
 def main() -> None:
     die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides what it means
     logging.basicConfig(level=logging.INFO, format="executor %(process)d: %(levelname)s %(message)s")
     connection = socket.socket(fileno=int(sys.argv[1]))
     inlet = Inlet(connection)
@@ -117,7 +116,3 @@ def _settings(inlet: Inlet) -> ExecutorSettings:
     while True:
         for packet in inlet.take_all(STATS_SECONDS):
             return ExecutorSettings.from_json(packet.content)
-
-
-if __name__ == "__main__":
-    main()

@@ -145,7 +145,7 @@ class Patience:
 
 
 class ProcessLink(ExecutorLink):
-    """An executor process of its own, `python -m peers.executor`, over a socket pair."""
+    """An executor process of its own, `python -m peers.executor_launcher`, over a socket pair."""
 
     def __init__(self, settings: ExecutorSettings, patience: Patience | None = None) -> None:
         self.settings = settings
@@ -228,7 +228,7 @@ class ProcessLink(ExecutorLink):
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                "peers.executor",
+                "peers.executor_launcher",
                 str(theirs.fileno()),
                 pass_fds=(theirs.fileno(),),
                 cwd=ROOT,  # first on its import path
