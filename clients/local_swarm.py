@@ -7,7 +7,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from swarm.checkpoint import Checkpoint
 from swarm.ids import PeerId
 from swarm.subprocesses import ServeProcess
 
@@ -20,9 +19,10 @@ SHARED_MACHINE = {"OMP_WAIT_POLICY": "PASSIVE"}  # threads that wait must not sp
 class LocalSwarm:
     """A context manager; whatever it started is gone when it ends."""
 
-    def __init__(self, checkpoint: Checkpoint, cache: Path, *, threads: int = 1) -> None:
+    def __init__(self, model: str, cache: Path, *, threads: int = 1) -> None:
+        """`model` as others would name it, since peers show it in their join lines."""
         self.peers: list[ServeProcess] = []
-        self._checkpoint = checkpoint
+        self._model = model
         self._cache = cache
         self._threads = threads
         self._stack = ExitStack()
@@ -33,7 +33,7 @@ class LocalSwarm:
         way_in = ["--initial-peers", self.address] if self.peers else ["--new-swarm"]
         own = ["--identity-path", str(self._folder / f"{name}.key"), "--public-name", name]
         common = ["--cache-dir", str(self._cache), "--threads", str(self._threads)]
-        command = [str(self._checkpoint.folder), *way_in, *own, *common, *arguments]
+        command = [self._model, *way_in, *own, *common, *arguments]
         peer = ServeProcess(command, name=name, environment=SHARED_MACHINE)
         self.peers.append(self._stack.enter_context(peer))
         return peer

@@ -56,7 +56,7 @@ def compare(trial: Trial) -> None:
     prompt = torch.randint(3, vocabulary, (1, trial.prompt_tokens), generator=torch.manual_seed(0))
     each = -(-checkpoint.num_blocks // trial.peers)
     steps = StepLog()
-    with LocalSwarm(checkpoint, trial.cache, threads=trial.threads) as swarm:
+    with LocalSwarm(trial.model, trial.cache, threads=trial.threads) as swarm:
         notes.print(f"starting {trial.peers} peers of {each} blocks each …")
         swarm.start_all([f"peer{index}" for index in range(trial.peers)], "--num-blocks", str(each))
         with SwarmModelForCausalLM.from_pretrained(

@@ -43,7 +43,7 @@ def show(plot: Plot) -> bool:
     """Whether the answer was that of the same model in one process."""
     console = Console(highlight=False, soft_wrap=True)
     checkpoint = resolve(plot.model, cache=plot.cache)
-    with LocalSwarm(checkpoint, plot.cache) as swarm:
+    with LocalSwarm(plot.model, plot.cache) as swarm:
         _start(console, swarm, checkpoint)
         same = _ask(console, swarm, checkpoint, plot)
         if plot.stay:

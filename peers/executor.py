@@ -1,4 +1,4 @@
-"""The executor process (`peers.executor_launcher`), which computes for the network process at the other end of a socket.
+"""The executor process (`peers.executor_launcher`): computes for the network process at the other end of a socket.
 
 Settings come in, then READY goes out or FAILED, then frames go both ways (`peers.pipe`). One thread reads, computes,
 writes, and sleeps in the socket when nothing is to do: a second one to read would cost every step a wake-up. What comes
