@@ -58,6 +58,7 @@ class Client:
         self._directory = directory
         self._salt = random.randbytes(8)
         self._watching: asyncio.Task[None] | None = None
+        self._reading: asyncio.Task[View] | None = None
 
     async def __aenter__(self) -> Self:
         await self.refresh()
@@ -65,10 +66,11 @@ class Client:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._watching is not None:
-            self._watching.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._watching
+        for task in (self._watching, self._reading):
+            if task is not None:
+                task.cancel()
+                with suppress(asyncio.CancelledError, NetworkError):
+                    await task
         await self.hops.close()
 
     @property
@@ -78,7 +80,14 @@ class Client:
     # --- the view ---
 
     async def refresh(self) -> View:
-        """Read the directory now. Raises NetworkError."""
+        """Read the directory now; all who ask meanwhile share one reading, which none of them cancels. Raises
+        NetworkError."""
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._read())
+            self._reading.add_done_callback(_heard)
+        return await asyncio.shield(self._reading)
+
+    async def _read(self) -> View:
         records = await self._directory.read(self.model.digest)
         self.view = View.of(records, model=self.model.digest, num_blocks=self.model.num_blocks, now=time.time())
         return self.view
@@ -131,3 +140,9 @@ class Client:
         """Seconds without any output after which a step of `tokens` tokens deserves a question."""
         predicted = step_seconds(hops, tokens=tokens, rows=rows, token_bytes=self.token_bytes)
         return time_limit(predicted, floor=self.stall_floor, factor=self.stall_factor)
+
+
+def _heard(task: "asyncio.Task[View]") -> None:
+    """Those who waited for a reading may be gone when it fails; then nobody needs to know."""
+    if not task.cancelled():
+        task.exception()
