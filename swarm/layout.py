@@ -1,7 +1,7 @@
 """How linear weights lie in memory. Values stay the same, to the last bit.
 
-*Measured* (docs/performance.md): with one or two rows, torch 2.13's fp32 product on the CPU takes 0.6 to 0.85 of the time
-when the weight `[out, in]` is stored column by column; with more rows both are alike.
+*Measured* (docs/performance.md): with one or two rows, torch 2.13's fp32 product on the CPU takes 0.6 to 0.85 of the
+time when the weight `[out, in]` is stored column by column; with more rows both are alike.
 """
 
 import torch
