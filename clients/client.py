@@ -112,8 +112,9 @@ class Client:
 
     # --- planning ---
 
-    def plan(self, blocks: Span, *, source: PeerId, sink: PeerId) -> tuple[Hop, ...]:
-        """Hops for `blocks` between two places of a chain. Raises MissingBlocks."""
+    def plan(self, blocks: Span, *, source: PeerId, sink: PeerId, lease: int = 0) -> tuple[Hop, ...]:
+        """Hops for `blocks` between two places of a chain, with room for `lease` tokens if any has. Raises
+        MissingBlocks."""
         if not self.view.peers:
             raise MissingBlocks(
                 tuple(blocks),
@@ -127,6 +128,7 @@ class Client:
             source=source,
             sink=sink,
             avoid=self.backoff.avoided(),
+            tokens=lease,
             token_bytes=self.token_bytes,
             salt=self._salt,
         )

@@ -187,7 +187,8 @@ class Repair:
             if isinstance(part, Leg):
                 legs.append(standing[part.session])
             else:
-                hops = self._client.plan(part.blocks, source=part.prev or me, sink=part.next or me)
+                source, sink = part.prev or me, part.next or me
+                hops = self._client.plan(part.blocks, source=source, sink=sink, lease=self._lease)
                 legs.extend(Leg(hop, new_session_id()) for hop in hops)
         return legs
 
