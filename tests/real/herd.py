@@ -1,0 +1,112 @@
+"""Real peers of the real model on this machine, for tests: kept at full strength, and hurt on purpose.
+
+Blocks are given by hand here, so that a test knows whom it hurts; placement has tests of its own.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+from clients.local_swarm import LocalSwarm
+from swarm.checkpoint import Checkpoint
+from swarm.ids import PeerId, Span
+from swarm.subprocesses import ServeProcess
+
+__all__ = ["Herd", "daemon", "executor", "family"]
+
+START_SECONDS = 180.0
+GONE_SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    span: Span
+    process: ServeProcess
+
+
+class Herd:
+    """A context manager. `ensure` it, hurt it, `ensure` it again."""
+
+    def __init__(self, checkpoint: Checkpoint, cache: Path) -> None:
+        self.checkpoint = checkpoint
+        self.cache = cache
+        self.swarm = LocalSwarm(str(checkpoint.folder), cache, threads=1)
+        self.seen: list[psutil.Process] = []  # every process there ever was
+        self._members: list[_Member] = []
+        self._started = 0
+
+    def ensure(self, copies: Mapping[Span, int]) -> None:
+        """At least so many serving peers of each span: the dead are buried, and as many begin as are missing."""
+        self.bury()
+        fresh = [self.start(span) for span, count in copies.items() for _ in range(count - len(self.of(span)))]
+        for process in fresh:
+            process.wait_ready(START_SECONDS)
+            self.seen += family(process)
+
+    def start(self, span: Span) -> ServeProcess:
+        """One more peer, which is not ready yet. The first one of all begins the swarm, and is waited for."""
+        self._started += 1
+        process = self.swarm.start(f"peer{self._started}-{span.start}", "--blocks", str(span), "--host", "127.0.0.1")
+        self._members.append(_Member(span, process))
+        if len(self._members) == 1:
+            process.wait_ready(START_SECONDS)  # the others need somebody to join
+        return process
+
+    def bury(self) -> None:
+        """Take the dead off the books and remove what they have left."""
+        for member in [m for m in self._members if not m.process.alive]:
+            self._members.remove(member)
+            self.swarm.peers.remove(member.process)
+            member.process.close()
+
+    def kill(self, process: ServeProcess) -> None:
+        """SIGKILL to the whole of it; it is dead when this returns, and its sockets are closed."""
+        process.kill()
+        process.wait()
+
+    def of(self, span: Span) -> list[ServeProcess]:
+        """The peers of exactly these blocks that are alive."""
+        return [m.process for m in self._members if m.span == span and m.process.alive]
+
+    def named(self, peer: PeerId) -> ServeProcess:
+        return next(m.process for m in self._members if m.process.ready.peer_id == peer)
+
+    @property
+    def living(self) -> list[ServeProcess]:
+        return [m.process for m in self._members if m.process.alive]
+
+    @property
+    def addresses(self) -> list[str]:
+        return [process.ready.addresses[0] for process in self.living]
+
+    def left_behind(self) -> list[psutil.Process]:
+        """Processes of this herd that still run although it has ended."""
+        return still_there(self.seen)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.swarm.__exit__(kind, error, at)
+
+
+def family(process: ServeProcess) -> list[psutil.Process]:
+    """A peer's network process and all below it, while it lives."""
+    peer = psutil.Process(process.pid)
+    return [peer, *peer.children(recursive=True)]
+
+
+def executor(process: ServeProcess) -> psutil.Process:
+    return next(one for one in family(process)[1:] if "peers.executor" in " ".join(one.cmdline()))
+
+
+def daemon(process: ServeProcess) -> psutil.Process:
+    return next(one for one in family(process)[1:] if "p2pd" in one.name())
+
+
+def still_there(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    return list(psutil.wait_procs(list(processes), GONE_SECONDS)[1])
