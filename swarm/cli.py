@@ -158,7 +158,7 @@ def run(args: Sequence[str], commands: Mapping[str, Entry] = COMMANDS) -> int:
         _front_door(commands).main(args=list(args), prog_name="swarm", obj=invocation)
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else int(done.code is not None)
-    except (SwarmError, BaseExceptionGroup) as error:
+    except (SwarmError, MemoryError, BaseExceptionGroup) as error:
         return _report(error, invocation.debug)
     return 0
 
@@ -168,11 +168,12 @@ def _report(error: BaseException, debug: bool) -> int:
     leaves = _leaves(error)
     if any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves):
         return 130
-    if not all(isinstance(leaf, SwarmError) for leaf in leaves):
+    if not all(isinstance(leaf, SwarmError | MemoryError) for leaf in leaves):
         raise error
     if debug:
         traceback.print_exception(error)
-    typer.echo(f"swarm: {plain(str(leaves[0]))}", err=True)
+    short = f"memory ran out ({leaves[0]}): free some, or ask this machine for less"
+    typer.echo(f"swarm: {short if isinstance(leaves[0], MemoryError) else plain(str(leaves[0]))}", err=True)
     return 2 if isinstance(leaves[0], UsageError) else 1
 
 

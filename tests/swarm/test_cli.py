@@ -47,6 +47,8 @@ def fail(kind: str) -> None:
             raise MissingBlocks([1, 2], "nobody holds blocks 1:3")
         case "group":
             asyncio.run(in_a_group())
+        case "memory":
+            raise MemoryError("1 GB")
         case "interrupt":
             raise KeyboardInterrupt
         case "interrupted group":
@@ -152,6 +154,7 @@ def test_unknown_key_in_the_table_of_a_command_is_refused(capsys: pytest.Capture
         ("model", 2, "swarm: there is no model called x and \ufffd[2Jno escape"),
         ("blocks", 1, "swarm: nobody holds blocks 1:3"),
         ("group", 1, "swarm: the daemon is gone"),
+        ("memory", 1, "swarm: memory ran out (1 GB): free some, or ask this machine for less"),
         ("interrupt", 130, ""),
         ("interrupted group", 130, ""),
     ],
