@@ -3,6 +3,7 @@
 Blocks are given by hand here, so that a test knows whom it hurts; placement has tests of its own.
 """
 
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +12,18 @@ from typing import Self
 
 import psutil
 
+from clients.connection import Connection
 from clients.local_swarm import LocalSwarm
+from clients.model import SwarmModelForCausalLM
 from swarm.checkpoint import Checkpoint
 from swarm.ids import PeerId, Span
 from swarm.subprocesses import ServeProcess
 
-__all__ = ["Herd", "daemon", "executor", "family"]
+__all__ = ["Herd", "daemon", "executor", "family", "wait_until_free"]
 
 START_SECONDS = 180.0
+FREE_SECONDS = 60.0  # a record is announced every 20
+KV_TOKENS = 16_384  # of each peer
 GONE_SECONDS = 20.0
 
 
@@ -50,7 +55,8 @@ class Herd:
     def start(self, span: Span) -> ServeProcess:
         """One more peer, which is not ready yet. The first one of all begins the swarm, and is waited for."""
         self._started += 1
-        process = self.swarm.start(f"peer{self._started}-{span.start}", "--blocks", str(span), "--host", "127.0.0.1")
+        options = ("--blocks", str(span), "--host", "127.0.0.1", "--kv-cache-tokens", str(KV_TOKENS))
+        process = self.swarm.start(f"peer{self._started}-{span.start}", *options)
         self._members.append(_Member(span, process))
         if len(self._members) == 1:
             process.wait_ready(START_SECONDS)  # the others need somebody to join
@@ -106,6 +112,21 @@ def executor(process: ServeProcess) -> psutil.Process:
 
 def daemon(process: ServeProcess) -> psutil.Process:
     return next(one for one in family(process)[1:] if "p2pd" in one.name())
+
+
+def wait_until_free(herd: Herd, model: SwarmModelForCausalLM) -> None:
+    """Until every living peer has announced, later than now, that nobody holds anything there. `model`: any client's.
+    Fails after FREE_SECONDS."""
+    connection = model._connection
+    assert isinstance(connection, Connection)
+    peers = {process.ready.peer_id for process in herd.living}
+    begun, deadline = time.time(), time.monotonic() + FREE_SECONDS
+    left: dict[PeerId, int] = {}
+    while left != dict.fromkeys(peers, KV_TOKENS):
+        assert time.monotonic() < deadline, f"of {KV_TOKENS} tokens each peer has free: {left}"
+        connection.call(connection.client.change(0.5))
+        records = [record for record in connection.client.view.peers if record.peer in peers]
+        left = {record.peer: record.cache_left for record in records if record.issued > begun}
 
 
 def still_there(processes: Iterable[psutil.Process]) -> list[psutil.Process]:

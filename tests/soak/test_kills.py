@@ -22,7 +22,7 @@ from swarm.checkpoint import Checkpoint
 from swarm.ids import PeerId
 from swarm.subprocesses import ServeProcess
 from tests.real.conftest import SPANS
-from tests.real.herd import Herd, daemon, executor, family
+from tests.real.herd import Herd, daemon, executor, family, wait_until_free
 from tests.real.prompts import Text, answers, options
 from tests.real.watching import AtToken, Watch
 from tests.soak.plans import CONTEXT, Case, Run, runs
@@ -32,7 +32,6 @@ pytestmark = pytest.mark.soak
 NEW = 40
 COPIES = 3
 PATIENCE = 60.0
-FREE_SECONDS = 60.0  # a record is announced every 20
 
 Answer = list[list[int]]
 Gaps = dict[str, list[float]]
@@ -142,18 +141,10 @@ def test_failing_peers_cost_no_token(herd: Herd, local: PreTrainedModel, text: T
 
 def test_afterwards_no_peer_holds_anything(herd: Herd) -> None:
     herd.ensure(dict.fromkeys(SPANS, COPIES))
-    peers = {process.ready.peer_id for process in herd.living}
     with SwarmModelForCausalLM.from_pretrained(
         herd.checkpoint.folder, initial_peers=herd.addresses, cache=herd.cache
     ) as model:
-        client = model._connection.client
-        deadline = time.monotonic() + FREE_SECONDS
-        while True:
-            left = {record.peer: record.cache_left for record in client.view.peers if record.peer in peers}
-            if len(left) == len(peers) and len(set(left.values())) == 1:
-                return
-            assert time.monotonic() < deadline, f"somebody still holds tokens: {left}"
-            model._connection.call(client.change(1.0))
+        wait_until_free(herd, model)
 
 
 def ask(model: PreTrainedModel, text: Text, case: Case, seen: AtToken | None = None) -> Answer:
