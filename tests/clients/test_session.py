@@ -212,3 +212,30 @@ def test_forks_that_are_said_again_speak_against_nobody(checkpoint: Checkpoint, 
         await session.close()
 
     in_swarm(checkpoint, play, delay=0.01)
+
+
+def test_two_hundred_sessions_finish_on_room_for_twenty(checkpoint: Checkpoint, reference: Reference) -> None:
+    expected = reference.outputs(PROMPT)
+
+    async def play(swarm: MemorySwarm) -> None:
+        await swarm.add("a", Span(0, 2), kv_tokens=20 * 16)
+        await swarm.add("b", Span(2, 4), kv_tokens=20 * 16)
+        client = await swarm.client()
+
+        async def generate() -> None:
+            session = await swarm.session(client, reference, lease=16, patience=3600.0)
+            row = session.new_row()
+            assert same(await feed(session, reference, {row: PROMPT[:6]}), expected[:6])
+            for at in range(6, 8):
+                assert same(await feed(session, reference, {row: PROMPT[at : at + 1]}), expected[at : at + 1])
+            await session.close()
+
+        await asyncio.gather(*(generate() for _ in range(200)))
+        assert any(isinstance(event, Waiting) for event in swarm.events), "there was never room for all"
+        await asyncio.sleep(1)
+        for member in swarm.members.values():
+            stats = member.engine.stats()
+            assert stats.busy > 0
+            assert (stats.sessions, stats.kv_tokens_free) == (0, stats.kv_tokens)
+
+    in_swarm(checkpoint, play, delay=0.01)
