@@ -80,6 +80,7 @@ class ServeProcess:
         self._lines: deque[str] = deque(maxlen=KEPT_LINES)
         self._ready: ReadyPeer | None = None
         self._ended = False  # its output
+        self._closed = False
         self._news = threading.Condition()
         self._process = subprocess.Popen(
             [*command, *arguments, "--log-format", "json", "--stop-with-stdin"],
@@ -163,6 +164,8 @@ class ServeProcess:
 
     def close(self) -> None:
         """Ends it, in good order if it does so in some seconds; nothing of it is left behind. Safe to repeat."""
+        if self._closed:
+            return  # by now its number may be that of somebody else's process group
         try:
             if self.alive:
                 self.resume()
@@ -177,6 +180,7 @@ class ServeProcess:
                 if pipe is not None and not self._reader.is_alive():
                     pipe.close()
             shutil.rmtree(self.temporary, ignore_errors=True)
+        self._closed = True
 
     def __enter__(self) -> Self:
         return self
