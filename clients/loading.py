@@ -10,7 +10,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from clients.blocks import ATTENTION, blocks_of
 from swarm.checkpoint import Checkpoint, client_weights
 from swarm.errors import ModelError
-from swarm.layout import store_by_columns
+from swarm.layout import let_go_of_files, store_by_columns
 from swarm.weights import quiet_library
 
 __all__ = ["build"]
@@ -44,6 +44,7 @@ def build(base: type[M], checkpoint: Checkpoint, dtype: torch.dtype | None) -> M
     head = model.get_output_embeddings()
     if head is not None:
         store_by_columns(head)
+    let_go_of_files(model)
     return cast(M, model.requires_grad_(False))
 
 

@@ -21,7 +21,7 @@ from peers.rotary import TurningRotary
 from swarm.checkpoint import Checkpoint, load_span
 from swarm.errors import ModelError, UsageError
 from swarm.ids import Span
-from swarm.layout import store_by_columns
+from swarm.layout import let_go_of_files, store_by_columns
 
 __all__ = ["BlockSpan", "RowSlice"]
 
@@ -65,6 +65,7 @@ class BlockSpan:
         """Loads the blocks' weights and checks that they compute what they should. Raises ModelError."""
         model = load_span(checkpoint, blocks, dtype=dtype, device=device, attn_implementation=PAGED)
         store_by_columns(model)
+        let_go_of_files(model)
         return cls(model, blocks, kv_tokens=kv_tokens, page_size=page_size)
 
     @property

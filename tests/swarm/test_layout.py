@@ -1,7 +1,14 @@
+import gc
+import sys
+from pathlib import Path
+
+import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
-from swarm.layout import store_by_columns
+from swarm.layout import let_go_of_files, store_by_columns
 
 
 def test_values_stay_the_same_and_lie_by_columns() -> None:
@@ -26,3 +33,27 @@ def test_other_types_are_left_alone() -> None:
     linear = nn.Linear(24, 40, dtype=torch.bfloat16)
     store_by_columns(linear)
     assert linear.weight.is_contiguous()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux what is mapped")
+def test_files_that_weights_came_from_are_let_go(tmp_path: Path) -> None:
+    file = tmp_path / "weights.safetensors"
+    save_file({"weight": torch.randn(8, 8), "bias": torch.randn(8)}, file)
+    linear = nn.Linear(8, 8)
+    with safe_open(file, framework="pt") as shard:
+        linear.weight.data, linear.bias.data = shard.get_tensor("weight"), shard.get_tensor("bias")
+    before = [linear.weight.detach().clone(), linear.bias.detach().clone()]
+    gc.collect()
+    assert str(file) in Path("/proc/self/maps").read_text()
+    store_by_columns(linear)
+    let_go_of_files(linear)
+    gc.collect()
+    assert str(file) not in Path("/proc/self/maps").read_text()
+    assert [torch.equal(a, b) for a, b in zip(before, (linear.weight, linear.bias), strict=True)] == [True, True]
+
+
+def test_what_takes_no_memory_still_takes_none() -> None:
+    norm = nn.LayerNorm(1024)
+    norm.weight.data = torch.zeros(()).expand(1024)
+    let_go_of_files(norm)
+    assert norm.weight.stride() == (0,)
