@@ -39,6 +39,7 @@ class Repair:
         self._prev: dict[SessionId, PeerId] = {}  # whom each leg takes steps from
         self._strikes = 0
         self._busy = 0
+        self._last = ""  # why a peer was given up, the last time
         self._unproven = True  # no output has come since the chain was last changed
         self._stood: list[Mapping[RowId, int]] = []
 
@@ -130,7 +131,8 @@ class Repair:
                 if loop.time() + wait > give_up:
                     if busy:
                         raise BusyError(f"every peer for blocks {_ranges(error.blocks)} is full", wait) from error
-                    raise
+                    why = f"; the last failure: {self._last}" if self._last else ""
+                    raise MissingBlocks(error.blocks, f"{error}{why}") from error
                 self._tell(Waiting(str(error), wait))
                 await self._client.change(wait)
         kept = {leg.session for leg in self._chain.legs}
@@ -140,6 +142,7 @@ class Repair:
 
     def _note(self, trouble: Trouble) -> None:
         for peer in trouble.ban:
+            self._last = trouble.reason
             self._client.backoff.fail(peer)
             self._tell(PeerLost(peer, trouble.reason))
 

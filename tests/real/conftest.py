@@ -56,6 +56,6 @@ def herd(checkpoint: Checkpoint, cache: Path) -> Iterator[Herd]:
 def model(herd: Herd) -> Iterator[SwarmModelForCausalLM]:
     """A client's model that tests share."""
     with SwarmModelForCausalLM.from_pretrained(
-        herd.checkpoint.folder, initial_peers=herd.addresses, cache=herd.cache
+        herd.checkpoint.folder, initial_peers=herd.addresses, cache=herd.cache, patience=90.0
     ) as model:
         yield model
