@@ -40,7 +40,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def first(model: Path, cache: Path) -> Iterator[ServePeer]:
     """A peer that has begun a swarm and holds its first two blocks; tests leave it as it is."""
-    with ServePeer(model, "--num-blocks", "2", "--cache-dir", str(cache), name="first") as peer:
+    with ServePeer(model, "--blocks", "0:2", "--cache-dir", str(cache), name="first") as peer:
         peer.wait_ready()
         yield peer
 
