@@ -102,7 +102,8 @@ def _picture(found: BlockMap) -> Iterator[RenderableType]:
     for row in found.peers:
         yield _headline(row, len(found.blocks))
         yield Padding(_details(row), (0, 0, 0, 4))
-    yield Text.assemble("\n", _replication(found), ("  online peers on each block", "bright_black"), "\n")
+    yield Text.assemble("\n", _replication(found), ("  online peers on each block", "bright_black"))
+    yield Text(_pace(found), "bright_black")
 
 
 def _title(found: BlockMap) -> Text:
@@ -113,7 +114,15 @@ def _title(found: BlockMap) -> Text:
     least = found.replication
     times = {1: "once", 2: "twice"}.get(least, f"at least {least} times")
     title.append(f"every block stands {times}", "green" if least > 1 else "yellow")
-    return title.append(f" · {found.throughput:.3g} tok/s through the weakest")
+    return title
+
+
+def _pace(found: BlockMap) -> str:
+    """What the swarm as a whole can do, and what holds it back."""
+    if found.missing:
+        return "no tokens go through while blocks are missing\n"
+    weakest = ", ".join(map(str, found.weakest))
+    return f"{found.throughput:.3g} tok/s go through the weakest blocks, {weakest}\n"
 
 
 def _headline(row: PeerRow, num_blocks: int) -> Text:

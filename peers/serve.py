@@ -19,6 +19,10 @@ from swarm.terminal import LogFormat, emit, setup_logging
 
 __all__ = ["serve"]
 
+# For the processes that this one starts. Threads that spin while they wait for each other make a batch ten and more
+# times slower as soon as anything else wants a core, and a volunteer's machine has other things to do.
+IDLE_THREADS = ("OMP_WAIT_POLICY", "PASSIVE")
+
 
 def serve(
     context: typer.Context,
@@ -112,6 +116,7 @@ def data_folder(environ: Mapping[str, str], home: Path) -> Path:
 
 def _run(settings: ServeSettings, log_format: LogFormat, *, stop_with_stdin: bool) -> int:
     """The exit status."""
+    os.environ.setdefault(*IDLE_THREADS)
     from peers.ready import Ready
     from peers.volunteer import volunteer  # brings torch's and hivemind's seconds of import
 

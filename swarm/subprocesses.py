@@ -82,14 +82,18 @@ class ServeProcess:
         self._ended = False  # its output
         self._closed = False
         self._news = threading.Condition()
-        self._process = subprocess.Popen(
-            [*command, *arguments, "--log-format", "json", "--stop-with-stdin"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={**_without_defaults(os.environ), "TMPDIR": str(self.temporary), **(environment or {})},
-            start_new_session=True,
-        )
+        try:
+            self._process = subprocess.Popen(
+                [*command, *arguments, "--log-format", "json", "--stop-with-stdin"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env={**_without_defaults(os.environ), "TMPDIR": str(self.temporary), **(environment or {})},
+                start_new_session=True,
+            )
+        except BaseException:  # interrupts, too: nobody else knows of the folder yet
+            shutil.rmtree(self.temporary, ignore_errors=True)
+            raise
         self._reader = threading.Thread(target=self._read, name=f"log of {name}", daemon=True)
         self._reader.start()
 

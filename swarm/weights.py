@@ -100,7 +100,7 @@ def check_shard(path: Path) -> tuple[str, ...]:
     try:
         with safe_open(path, framework="pt") as shard:
             return tuple(shard.keys())
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, RuntimeError) as error:  # the last is torch's, for what can't be mapped
         raise ModelError(_unreadable(path, error)) from None
 
 
@@ -109,13 +109,15 @@ def read_tensors(path: Path, names: Mapping[str, str]) -> dict[str, torch.Tensor
     try:
         with safe_open(path, framework="pt") as shard:
             return {wanted: shard.get_tensor(stored) for stored, wanted in names.items()}
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, RuntimeError) as error:  # the last is torch's, for what can't be mapped
         raise ModelError(_unreadable(path, error)) from None
 
 
 def _unreadable(path: Path, error: Exception) -> str:
     if not path.exists():
         return f"the weights file {path} is missing: fetch the model again"
+    if "allocate memory" in str(error):
+        return f"there is no memory to map the weights file {path}: free some"
     return f"the weights file {path} is damaged or cut short ({error}): delete it and fetch the model again"
 
 

@@ -44,7 +44,8 @@ def printed(*records: PeerRecord, width: int = 120) -> str:
 
 def test_picture_shows_spans_figures_and_reasons() -> None:
     text = printed(record("aaaaaaaa", 0, 15), record("bbbbbbbb", 15, 30, public_name="Bob"))
-    assert "smollm2 · 30 blocks · 2 online · every block stands once · 123 tok/s through the weakest" in text
+    assert "smollm2 · 30 blocks · 2 online · every block stands once\n" in text
+    assert "123 tok/s go through the weakest blocks, " in text
     assert "█" * 15 + "·" * 15 + "  0:15   online    Ada …aaaaaaaa" in text
     assert "·" * 15 + "█" * 15 + "  15:30  online    Bob …bbbbbbbb" in text
     assert "123 tok/s · cache left 16,384 · queue 0 · fp32 · version 0.1.0 · 12 s old" in text
