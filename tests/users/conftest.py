@@ -62,10 +62,3 @@ def peer(model: Path, cache: Path) -> Iterator[ServeProcess]:
     with ServePeer(model, "--cache-dir", str(cache), "--kv-cache-tokens", "640", "--public-name", "ada") as peer:
         peer.wait_ready()
         yield peer
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """These start many processes on machines that may be busy: they run under `make soak` until proved steady."""
-    for item in items:
-        if item.path.is_relative_to(Path(__file__).parent):
-            item.add_marker("soak")
