@@ -21,7 +21,8 @@ from peers.rotary import TurningRotary
 from swarm.checkpoint import Checkpoint, load_span
 from swarm.errors import ModelError, UsageError
 from swarm.ids import Span
-from swarm.layout import let_go_of_files, store_by_columns
+from swarm.layout import let_go_of_files
+from swarm.onednn import pack_linears
 
 __all__ = ["BlockSpan", "RowSlice"]
 
@@ -64,7 +65,7 @@ class BlockSpan:
     ) -> Self:
         """Loads the blocks' weights and checks that they compute what they should. Raises ModelError."""
         model = load_span(checkpoint, blocks, dtype=dtype, device=device, attn_implementation=PAGED)
-        store_by_columns(model)
+        pack_linears(model)
         let_go_of_files(model)
         return cls(model, blocks, kv_tokens=kv_tokens, page_size=page_size)
 
