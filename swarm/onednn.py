@@ -32,15 +32,15 @@ class PackedLinear(nn.Module):
         self.in_features, self.out_features = source.in_features, source.out_features
         self.dtype = source.weight.dtype
         self.bias = source.bias
-        self._packed = _pack(source.weight.detach())
+        self.packed = nn.Parameter(_pack(source.weight.detach()), requires_grad=False)
 
     @property
     def weight(self) -> Tensor:
         """A plain copy, `[out, in]`, for code that looks at weights."""
-        return self._packed.to_dense()
+        return self.packed.to_dense()
 
     def forward(self, x: Tensor) -> Tensor:
-        return _product(x, self._packed, self.bias)
+        return _product(x, self.packed, self.bias)
 
 
 def pack_linears(module: nn.Module) -> None:
