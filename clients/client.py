@@ -45,9 +45,19 @@ class Client:
     stall_floor = 1.5  # s; a time limit below this would only measure the scheduler
     stall_factor = 4.0
 
-    def __init__(self, transport: Transport, directory: Directory, model: Model, *, codec: str = "fp32") -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        directory: Directory,
+        model: Model,
+        *,
+        codec: str = "fp32",
+        share_prefixes: bool = True,
+    ) -> None:
+        """`share_prefixes`: peers may compute equal beginnings of this client's and of others' rows just once."""
         self.model = model
         self.codec = codec
+        self.share_prefixes = share_prefixes
         self.transport = transport
         self.hops = Hops(transport, self.dial_seconds)
         clock = asyncio.get_running_loop().time

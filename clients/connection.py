@@ -70,13 +70,15 @@ class Connection:
         codec: str = "fp32",
         patience: float = 30.0,
         observer: Observer | None = None,
+        share_prefixes: bool = True,
     ) -> Self:
         """Join the swarm that `initial_peers` (multiaddresses) belong to. Raises NetworkError when none answers."""
         model = Model(checkpoint.name, checkpoint.digest, checkpoint.num_blocks, checkpoint.hidden_size)
 
         async def enter(stack: AsyncExitStack) -> Client:
             host, directory = await join(stack, initial_peers)
-            return await stack.enter_async_context(Client(host.transport, directory, model, codec=codec))
+            client = Client(host.transport, directory, model, codec=codec, share_prefixes=share_prefixes)
+            return await stack.enter_async_context(client)
 
         return cls(enter, patience=patience, observer=observer)
 

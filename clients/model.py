@@ -65,6 +65,7 @@ class SwarmModelForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[n
         cache: Path | None = None,
         connection: Opener | None = None,
         observer: Observer | None = None,
+        share_prefixes: bool = True,
     ) -> Self:
         """Join the swarm of a model, with embeddings, final norm and head on this machine.
 
@@ -72,7 +73,9 @@ class SwarmModelForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[n
         the swarm. `dtype` of what is local, by default the checkpoint's; `codec` of what travels, by default the one
         without loss for `dtype`. `patience`: seconds to wait for peers when there are none for some block. `cache`:
         where checkpoints are kept. A `connection` that is handed in is used instead of a new one, and stays open when
-        the model is closed. `observer` is told what happens to sessions. Raises ModelError, NetworkError.
+        the model is closed. `observer` is told what happens to sessions. With `share_prefixes`, peers compute
+        beginnings that several prompts have in common just once, whoever sends them; so others can tell, from the time
+        an answer takes, that somebody has sent the same beginning. Raises ModelError, NetworkError.
         """
         checkpoint = resolve(str(name), cache=cache or default_cache(os.environ))
         model = build(cls, checkpoint, dtype)
@@ -83,7 +86,12 @@ class SwarmModelForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[n
 
             codec = codec or _LOSSLESS.get(model.dtype, "fp32")
             opened = Connection.open(
-                checkpoint, initial_peers=initial_peers, codec=codec, patience=patience, observer=observer
+                checkpoint,
+                initial_peers=initial_peers,
+                codec=codec,
+                patience=patience,
+                observer=observer,
+                share_prefixes=share_prefixes,
             )
             model._on_close.callback(opened.close)
             connection = opened

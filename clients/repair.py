@@ -218,6 +218,7 @@ class Repair:
             lease=self._lease,
             sent=wiring.sent,
             next_session=wiring.next_session,
+            share=client.share_prefixes,
         ).pack()
         try:
             answer = await self._chain.open(leg, await client.hops.to(leg.hop.contact), frame, client.open_seconds)

@@ -8,11 +8,12 @@ nothing.
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from peers.hop_session import HopSession, pick
+from peers.hop_session import HopSession
 from peers.inbox import Inbox, Letter
 from peers.kv import PagedRows
 from peers.leases import Leases
@@ -20,10 +21,11 @@ from peers.limits import EngineLimits
 from peers.outbox import Outbox
 from peers.pages import PagePool
 from peers.plan import Waiting, plan
+from peers.prefixes import Prefixes, SharedPage
 from peers.sending import frames, tokens_per_frame
 from peers.span import BlockSpan, RowSlice
 from peers.stats import EngineStats
-from peers.work import Piece, Work
+from peers.work import Piece, Work, pick
 from swarm.codecs import body_size, decode
 from swarm.errors import Busy as BusyError
 from swarm.errors import HopError, WireError
@@ -70,13 +72,15 @@ class Engine:
         self._limits = limits or EngineLimits()
         self._clock = clock
         self._leases = Leases(span.pool)
-        pages = span.pool.pages_for(outbox_tokens)
-        self._outbox = Outbox(PagedRows(PagePool(pages, span.pool.page_size), span.hidden_size, span.dtype))
+        sent = PagePool(span.pool.pages_for(outbox_tokens), span.pool.page_size)
+        self._outbox = Outbox(PagedRows(sent, span.hidden_size, span.dtype))
+        self._prefixes = Prefixes(span.pool, sent)
         self._sessions: dict[SessionId, HopSession] = {}
         self._turns: OrderedDict[SessionId, HopSession] = OrderedDict()  # those with something to do, in order of turn
         self._inbox_bytes = 0
         self._outgoing: deque[tuple[PeerId, bytes]] = deque()
         self._tokens_done = 0
+        self._tokens_shared = 0
         self._batches = 0
         self._ignored = 0
         self._malformed = 0
@@ -137,6 +141,7 @@ class Engine:
             kv_tokens_free=self._leases.free_tokens,
             outbox_tokens_free=self._outbox.free_tokens,
             tokens_done=self._tokens_done,
+            tokens_shared=self._tokens_shared,
             batches=self._batches,
             outboxes_dropped=self._outbox.dropped,
             ignored=self._ignored,
@@ -150,6 +155,7 @@ class Engine:
         waiting = list(self._turns.values())
         for session in waiting:
             self._advance(session)
+            self._adopt(session)
         self._run(self._plan())
         for session in waiting:
             if not session.waits:
@@ -286,8 +292,9 @@ class Engine:
         if not torch.isfinite(hidden).all():
             raise HopError(FaultCode.BAD_INPUT, "the step brings hidden states that are not finite")
         self._promise(session, session.pages_for(rows))
-        session.begin(rows)
-        return Work(rows, pick(hidden, parts), arrived, step.trace)
+        new = pick(hidden, parts)
+        session.begin(rows, new)
+        return Work(rows, new, arrived, step.trace)
 
     def _check_rows(self, rows: int) -> None:
         if rows > self._limits.max_rows_per_session:
@@ -356,12 +363,49 @@ class Engine:
         if rows:
             self._outgoing.extend(frames(session, tuple(rows), torch.cat(outputs), (), self._limits.frame_bytes))
 
+    def _adopt(self, session: HopSession) -> None:
+        """Takes over what was computed for another row that begins alike, and sends it on like what is computed now."""
+        work, size = session.work, self._span.pool.page_size
+        if work is None or work.longest < size or not session.keys:
+            return
+        shared = [(row, self._prefixes.find(session.coming_keys(row.row, row.at))) for row in work.rows]
+        known = [(replace(row, n=size * len(pages)), pages) for row, pages in shared if pages]
+        if not known:
+            return
+        began = self._clock()
+        outputs = torch.cat([self._outbox.read_pages([page.outbox for page in pages]) for _, pages in known])
+        for row, pages in known:
+            session.adopt(row.row, [page.kv for page in pages])
+            self._outbox.adopt(session.id, row.row, row.at, [page.outbox for page in pages])
+        work.skip({row.row: row.n for row, _ in known})
+        self._tokens_shared += len(outputs)
+        self._send_on(session, tuple(row for row, _ in known), outputs, began)
+
+    def _reach(self, session: HopSession, work: Work) -> int:
+        """How many tokens to compute next: up to the end of a page, where what follows is known."""
+        row, size = work.rows[0], self._span.pool.page_size
+        rest = -row.at % size
+        if not 0 < rest < row.n or not self._prefixes.find(session.coming_keys(row.row, row.at + rest)):
+            return work.tokens
+        return rest
+
+    def _remember(self, session: HopSession, row: StepRow) -> None:
+        """Pages that `row` has filled are there for other rows that begin alike."""
+        keys, size = session.keys.get(row.row), self._span.pool.page_size
+        if keys is None or self._outbox.length(session.id, row.row) != row.at + row.n:
+            return
+        first, stop = row.at // size, (row.at + row.n) // size
+        for index, key in enumerate(keys.pages(first, stop), first):
+            sent = self._outbox.page(session.id, row.row, index)
+            if sent is not None:
+                self._prefixes.add(key, SharedPage(session.rows[row.row].pages[index], sent))
+
     # --- the batch --------------------------------------------------------------------------------------------------
 
     def _plan(self) -> Batch:
         """Who computes now, with which tokens; those chosen stand last from then on."""
         works = [(s, s.work) for s in self._turns.values() if s.work is not None]
-        chosen = plan((Waiting(s.id, work.tokens, work.longest) for s, work in works), self._limits)
+        chosen = plan((Waiting(s.id, self._reach(s, work), work.longest) for s, work in works), self._limits)
         batch: Batch = []
         for session, work in works:
             if session.id in chosen:
@@ -403,17 +447,22 @@ class Engine:
 
     def _deliver(self, session: HopSession, piece: Piece, outputs: Tensor, began: float) -> None:
         """Store what was computed, send it on, and finish the step when this was the end of it."""
-        work = session.work
-        assert work is not None  # a piece was taken from it
         if not torch.isfinite(outputs).all():
             text = f"blocks {session.hop} made hidden states that are not finite"
             self._fail(session, FaultCode.EXECUTOR, text)
             return
         for row, part in zip(piece.rows, torch.split_with_sizes(outputs, [row.n for row in piece.rows]), strict=True):
             self._outbox.append(session.id, row.row, part)
+            self._remember(session, row)
+        self._send_on(session, piece.rows, outputs, began)
+
+    def _send_on(self, session: HopSession, rows: tuple[StepRow, ...], outputs: Tensor, began: float) -> None:
+        """Outputs `[sum n, hidden]` of a part of the session's step, which may be the end of it."""
+        work = session.work
+        assert work is not None  # they are a part of it
         now = self._clock()
         trace = (*work.trace, (1000 * (began - work.arrived), 1000 * (now - began)))
-        self._outgoing.extend(frames(session, piece.rows, outputs, trace, self._limits.frame_bytes))
+        self._outgoing.extend(frames(session, rows, outputs, trace, self._limits.frame_bytes))
         session.heard = now
         if not work.tokens:
             session.work = None

@@ -1,15 +1,16 @@
 """One session on this hop: whose it is, who comes before and after, where its rows stand."""
 
-from collections import deque
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
-import torch
 from torch import Tensor
 
 from peers.inbox import Inbox
 from peers.kv import KVCache
 from peers.pages import PageTable
+from peers.prefixes import RowKeys, root_key, token_digests
 from peers.work import Work
 from swarm.errors import HopError
 from swarm.ids import PeerId, RowId, SessionId, Span
@@ -27,12 +28,14 @@ from swarm.messages import (
     StepRow,
 )
 
-__all__ = ["HopSession", "pick"]
+__all__ = ["HopSession"]
 
 
 @dataclass(slots=True, eq=False)
 class HopSession:
-    """`pages` is what its rows take of the KV pool; `sent` is where sending on begins, row by row."""
+    """`held` are the pages of the KV pool that its rows hold, and how many of the rows hold each: what another session
+    holds as well counts for both, so that it is promised to whoever stays longer. `root`: what the keys of its rows
+    begin with, None when they are no one else's business. `sent` is where sending on begins, row by row."""
 
     id: SessionId
     owner: PeerId
@@ -45,11 +48,13 @@ class HopSession:
     kv: KVCache
     inbox: Inbox
     heard: float  # when a peer with a say in it last spoke, seconds
+    root: bytes | None = None
     sent: dict[RowId, int] = field(default_factory=dict)
     rows: dict[RowId, PageTable] = field(default_factory=dict)
     work: Work | None = None
     resends: deque[Resend] = field(default_factory=deque)
-    pages: int = 0
+    held: Counter[int] = field(default_factory=Counter)
+    keys: dict[RowId, RowKeys] = field(default_factory=dict)
 
     @classmethod
     def opened(cls, owner: PeerId, message: Open, kv: KVCache, inbox: Inbox, now: float) -> "HopSession":
@@ -65,6 +70,7 @@ class HopSession:
             kv=kv,
             inbox=inbox,
             heard=now,
+            root=root_key(message.model, message.hop, message.codec) if message.share else None,
             sent=dict(message.sent),
         )
 
@@ -74,6 +80,11 @@ class HopSession:
     def sends_as(self) -> SessionId:
         """The id on frames to the next hop; what goes to the client bears this hop's own."""
         return self.id if self.next is None or self.next.peer == self.owner else self.next_session
+
+    @property
+    def pages(self) -> int:
+        """What its rows take of the KV pool."""
+        return len(self.held)
 
     @property
     def waits(self) -> bool:
@@ -128,11 +139,17 @@ class HopSession:
             begin += row.n
         return rows, parts
 
-    def begin(self, rows: Sequence[StepRow]) -> None:
-        """Makes the unknown rows, still empty."""
+    def begin(self, rows: Sequence[StepRow], hidden: Tensor) -> None:
+        """Makes the unknown rows, still empty, and takes note of what comes in, `[sum n, hidden]`."""
         for row in rows:
             if row.row not in self.rows:
                 self.rows[row.row] = PageTable(self.kv.pool, hint=self.lease // len(rows))
+        if self.root is not None:
+            digests = iter(token_digests(hidden))
+            for row in rows:
+                if row.row not in self.keys:
+                    self.keys[row.row] = RowKeys(self.root, self.kv.pool.page_size)
+                self.keys[row.row].extend(islice(digests, row.n))
 
     def pages_for(self, rows: Sequence[StepRow]) -> int:
         """How many more pages `rows` take."""
@@ -142,10 +159,21 @@ class HopSession:
 
     def extend(self, row: StepRow) -> PageTable:
         """Room for the tokens of `row`, which begin where the row ends. Its pages have been promised."""
-        table, free = self.rows[row.row], self.kv.pool.free
+        table = self.rows[row.row]
+        known = len(table.pages)
         table.extend(row.n)
-        self.pages += free - self.kv.pool.free
+        self.held.update(table.pages[known:])
         return table
+
+    def adopt(self, row: RowId, pages: Sequence[int]) -> None:
+        """Lets a row go on with full pages that are there already, promised like all others."""
+        self.rows[row].adopt(pages)
+        self.held.update(pages)
+
+    def coming_keys(self, row: RowId, at: int) -> Sequence[bytes]:
+        """The keys of the full pages that are known to come from `at` on; none unless a page begins there."""
+        size, keys = self.kv.pool.page_size, self.keys.get(row)
+        return keys.pages(at // size) if keys is not None and not at % size else ()
 
     def check_fork(self, message: Fork) -> int:
         """How many rows a Fork leaves. Raises HopError when it copies what is not here."""
@@ -185,36 +213,35 @@ class HopSession:
 
     def fork(self, entry: ForkEntry, *, last: bool) -> None:
         """Copies a row, or cuts and renames it when this is the `last` use of it. Takes at most one page."""
-        free = self.kv.pool.free
         if last:
             table = self.rows.pop(entry.src)
+            self._let_go(table.pages)
             copies = table.crop(entry.at)
-            self.rows[entry.dst] = table
         else:
-            self.rows[entry.dst], copies = self.rows[entry.src].fork(entry.at)
+            table, copies = self.rows[entry.src].fork(entry.at)
+        self.rows[entry.dst] = table
+        self.held.update(table.pages)
         for page, copy in copies:
             self.kv.copy_page(page, copy)
-        self.pages += free - self.kv.pool.free
+        if entry.src in self.keys:
+            self.keys[entry.dst] = self.keys[entry.src].fork(entry.at)
 
     def drop(self, row: RowId) -> None:
         """Forgets a row; unknown ones too."""
-        free = self.kv.pool.free
         table = self.rows.pop(row, None)
         if table is not None:
+            self._let_go(table.pages)
             table.release()
         self.sent.pop(row, None)
-        self.pages += free - self.kv.pool.free
+        self.keys.pop(row, None)
+
+    def _let_go(self, pages: Iterable[int]) -> None:
+        for page in pages:
+            self.held[page] -= 1
+            if not self.held[page]:
+                del self.held[page]
 
     def release(self) -> None:
         """Gives all pages back: the session is over."""
         for row in list(self.rows):
             self.drop(row)
-
-
-def pick(hidden: Tensor, parts: Sequence[slice]) -> Tensor:
-    """The wanted parts of `[T, hidden]`, one after another; no copy where that is all of it."""
-    if len(parts) == 1:
-        return hidden[parts[0]]
-    if sum(part.stop - part.start for part in parts) == len(hidden):
-        return hidden
-    return torch.cat([hidden[part] for part in parts])

@@ -5,6 +5,7 @@ shelf is given up as a whole and for good: half a row would be of no use to a re
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -51,6 +52,30 @@ class Outbox:
         table = shelf.rows.setdefault(row, PageTable(self._store.pool))
         if self._make_room(session, table.pages_needed(len(outputs))):
             self._store.append(table, outputs)
+
+    def adopt(self, session: SessionId, row: RowId, at: int, pages: Sequence[int]) -> None:
+        """The row goes on from `at` with full pages that are here already, if all of it up to there is kept."""
+        shelf = self._touch(session)
+        if shelf.kept:
+            table = shelf.rows.setdefault(row, PageTable(self._store.pool))
+            if table.length == at:
+                table.adopt(pages)
+
+    def page(self, session: SessionId, row: RowId, index: int) -> int | None:
+        """Where a full page of a row is kept."""
+        shelf = self._shelves.get(session)
+        table = shelf.rows.get(row) if shelf else None
+        if table is None or (index + 1) * self._store.pool.page_size > table.length:
+            return None
+        return table.pages[index]
+
+    def read_pages(self, pages: Sequence[int]) -> Tensor:
+        """What full pages hold that are in use or remembered, `[tokens, hidden]`."""
+        table = PageTable(self._store.pool)
+        table.adopt(pages)
+        outputs = self._store.read(table, 0, table.length)
+        table.release()
+        return outputs
 
     def fork(self, session: SessionId, src: RowId, at: int, dst: RowId) -> None:
         """`dst` becomes the first `at` kept tokens of `src`; full pages are shared."""

@@ -3,16 +3,21 @@
 A page holds `page_size` tokens. This file hands out page numbers and knows nothing of what is stored in them. A row
 whose pages are neighbours can be read in place, without a gather; therefore the first page of a row is put at the start
 of a free run, the run is kept for it while there is room elsewhere, and the next pages follow the last one.
+
+What a page holds may be worth remembering after the last row has let go of it. Such a page is free all the same: it is
+given away when no other is left, the least recently used first.
 """
 
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import islice, pairwise
 
 from swarm.errors import SwarmError
 
 __all__ = ["OutOfPages", "PagePool", "PageTable", "RowSlice"]
 
-FREE, KEPT, USED = 0, 1, 2  # KEPT: free, but meant for the row that stands before it
+FREE, KEPT, USED, IDLE = 0, 1, 2, 3  # KEPT: free, but meant for the row before it; IDLE: free, but remembered
 
 
 class OutOfPages(SwarmError):
@@ -22,7 +27,8 @@ class OutOfPages(SwarmError):
 class PagePool:
     """`pages` pages of `page_size` tokens each, handed out to page tables.
 
-    Kept pages count as free: they are taken from the row they were kept for when no others are left.
+    Kept pages and idle ones, which nobody uses but somebody remembers, count as free: they are taken when no others are
+    left.
     """
 
     def __init__(self, pages: int, page_size: int) -> None:
@@ -33,6 +39,8 @@ class PagePool:
         self.free = pages  # pages in no table
         self._state = bytearray(pages)
         self._tables = [0] * pages  # how many tables hold the page
+        self._remembered: dict[int, Callable[[int], None]] = {}  # pages, and who is told that one is forgotten
+        self._idle: OrderedDict[int, None] = OrderedDict()  # the least recently used first
 
     @property
     def tokens(self) -> int:
@@ -53,13 +61,18 @@ class PagePool:
         """Takes a page that is in no table."""
         if self._state[page] == USED:
             raise ValueError(f"page {page} is in use")
+        self.forget(page)
         self._state[page] = USED
         self._tables[page] = 1
         self.free -= 1
 
     def share(self, page: int) -> None:
-        """One more table holds a page that is in use."""
-        if self._state[page] != USED:
+        """One more table holds a page that is in use, or remembered."""
+        if self._state[page] == IDLE:
+            del self._idle[page]
+            self._state[page] = USED
+            self.free -= 1
+        elif self._state[page] != USED:
             raise ValueError(f"page {page} is not in use")
         self._tables[page] += 1
 
@@ -68,16 +81,41 @@ class PagePool:
         if self._state[page] != USED:
             raise ValueError(f"page {page} is not in use")
         self._tables[page] -= 1
-        if not self._tables[page]:
+        if self._tables[page]:
+            return
+        self.free += 1
+        if page in self._remembered:
+            self._state[page] = IDLE
+            self._idle[page] = None
+        else:
             self._state[page] = FREE
-            self.free += 1
+
+    def remember(self, page: int, forgotten: Callable[[int], None]) -> None:
+        """Keeps what a page in use holds until the page is needed for something else; then `forgotten` is told."""
+        if self._state[page] != USED:
+            raise ValueError(f"page {page} is not in use")
+        self._remembered[page] = forgotten
+
+    def forget(self, page: int) -> None:
+        """What the page holds is not remembered any more, and whoever asked for that is told; safe to repeat."""
+        forgotten = self._remembered.pop(page, None)
+        if self._state[page] == IDLE:
+            del self._idle[page]
+            self._state[page] = FREE
+        if forgotten is not None:
+            forgotten(page)
 
     def allows(self, page: int, kept: range) -> bool:
         """Whether a row for which `kept` was kept may take this page without taking it from another row."""
         return page < self.pages and (self._state[page] == FREE or (page in kept and self._state[page] == KEPT))
 
     def find_run(self, wanted: int) -> range:
-        """The first free run of `wanted` pages, or of half as many, and so on; a kept page when none is free."""
+        """The first free run of `wanted` pages, or of half as many, and so on; a kept page when none is free.
+
+        Where there is no such run, up to `wanted` idle pages are forgotten first: they often lie side by side."""
+        if self._state.find(bytes(wanted)) < 0:
+            for page in list(islice(self._idle, wanted)):
+                self.forget(page)
         while wanted:
             start = self._state.find(bytes(wanted))
             if start >= 0:
@@ -145,6 +183,16 @@ class PageTable:
             self._append(self._next_page(left))
         self.length += tokens
 
+    def adopt(self, pages: Sequence[int]) -> None:
+        """Goes on with full pages that are in use or remembered; the row has a whole number of pages so far."""
+        if self.length % self.pool.page_size:
+            raise ValueError(f"a row of {self.length} tokens ends within a page of {self.pool.page_size}")
+        for page in pages:
+            self.pool.share(page)
+            self.pages.append(page)
+        self.length += len(pages) * self.pool.page_size
+        self._unbroken = _is_run(self.pages)
+
     def fork(self, at: int, hint: int = 0) -> tuple["PageTable", list[tuple[int, int]]]:
         """A new row that begins with the first `at` tokens of this one, and the pages to copy, as `(from, to)`.
 
@@ -170,6 +218,7 @@ class PageTable:
         """Cuts this row back to its first `at` tokens; returns the pages to copy, as `(from, to)`. Raises OutOfPages.
 
         A page is copied when the cut goes through one that other rows share, since this row will write behind the cut.
+        One that is only remembered is forgotten.
         """
         full, rest = self._split(at)
         kept_pages = full + bool(rest)
@@ -183,7 +232,9 @@ class PageTable:
             copies.append((old, new))
             self.pages[full] = new
             self.pool.release(old)
-        for page in self.pages[kept_pages:]:
+        elif rest:
+            self.pool.forget(self.pages[full])
+        for page in reversed(self.pages[kept_pages:]):
             self.pool.release(page)
         del self.pages[kept_pages:]
         self.length = at
@@ -191,8 +242,9 @@ class PageTable:
         return copies
 
     def release(self) -> None:
-        """Gives all pages back. The table is empty then, and can be used again."""
-        for page in self.pages:
+        """Gives all pages back, the last first: of a remembered row, the beginning is worth most. The table is empty
+        then, and can be used again."""
+        for page in reversed(self.pages):
             self.pool.release(page)
         self.pages.clear()
         self.length = 0

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from peers.hop_session import HopSession, pick
-from peers.work import Trace
+from peers.hop_session import HopSession
+from peers.work import Trace, pick
 from swarm.codecs import body_size, encode
 from swarm.ids import PeerId
 from swarm.messages import Out, Step, StepRow

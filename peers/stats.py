@@ -17,6 +17,7 @@ class EngineStats:
     kv_tokens_free: int = 0  # of them neither used nor promised to a session
     outbox_tokens_free: int = 0
     tokens_done: int = 0
+    tokens_shared: int = 0  # that need not be computed, since another row has begun alike
     batches: int = 0  # passes through the span
     outboxes_dropped: int = 0  # under memory pressure
     ignored: int = 0  # frames from peers that had no say in the session

@@ -1,14 +1,16 @@
 """A Step while it is computed: its new tokens, handed out piece by piece."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
+from swarm.ids import RowId
 from swarm.messages import StepRow
 
-__all__ = ["Piece", "Work"]
+__all__ = ["Piece", "Work", "pick"]
 
 Trace = tuple[tuple[float, float], ...]
 
@@ -39,6 +41,24 @@ class Work:
         """The most tokens that are left of one row."""
         return max((row.n for row in self._rows), default=0)
 
+    @property
+    def rows(self) -> tuple[StepRow, ...]:
+        """What is left of every row."""
+        return tuple(self._rows)
+
+    def skip(self, done: Mapping[RowId, int]) -> None:
+        """So many of the next tokens of these rows need not be computed."""
+        rows: list[StepRow] = []
+        parts: list[slice] = []
+        begin = 0
+        for row in self._rows:
+            skipped = done.get(row.row, 0)
+            if skipped < row.n:
+                rows.append(replace(row, at=row.at + skipped, n=row.n - skipped))
+                parts.append(slice(begin + skipped, begin + row.n))
+            begin += row.n
+        self._rows, self._hidden = deque(rows), pick(self._hidden, parts)
+
     def take(self, tokens: int) -> Piece:
         """The next `tokens` tokens, or all that are left."""
         rows: list[StepRow] = []
@@ -52,3 +72,14 @@ class Work:
                 self._rows.appendleft(replace(row, at=row.at + taken, n=row.n - taken))
             room -= taken
         return Piece(tuple(rows), hidden)
+
+
+def pick(hidden: Tensor, parts: Sequence[slice]) -> Tensor:
+    """The wanted parts of `[T, hidden]`, one after another; no copy where that is one part, or all of it."""
+    if not parts:
+        return hidden[:0]
+    if len(parts) == 1:
+        return hidden[parts[0]]
+    if sum(part.stop - part.start for part in parts) == len(hidden):
+        return hidden
+    return torch.cat([hidden[part] for part in parts])

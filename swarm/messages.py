@@ -110,7 +110,10 @@ class Open:
     hop's output (it survived a recovery), so that only later outputs are sent on; 0 where a row is not named.
 
     Every hop of a chain knows the session under an id of its own, so that one peer can be two hops of a chain;
-    `next_session` is the id to put on frames to the next hop (None: the same id)."""
+    `next_session` is the id to put on frames to the next hop (None: the same id).
+
+    `share`: what is computed here may be used for other sessions whose rows begin alike, and the other way round. Who
+    shares can tell from the time an answer takes whether somebody has sent the same beginning before."""
 
     kind: ClassVar[str] = "open"
     session: SessionId
@@ -122,6 +125,7 @@ class Open:
     lease: int
     sent: Mapping[RowId, int] = field(default_factory=dict)
     next_session: SessionId | None = None
+    share: bool = False
 
     def pack(self) -> bytes:
         return encode(
@@ -136,6 +140,7 @@ class Open:
                 "lease": self.lease,
                 "sent": [[row, at] for row, at in self.sent.items()],
                 "next_session": self.next_session,
+                "share": self.share,
             }
         )
 
@@ -157,6 +162,7 @@ class Open:
             lease=fields.whole(fields.get(header, "lease"), 0, MAX_ROWS * MAX_POSITION, "a lease"),
             sent=fields.positions(header.get("sent", [])),
             next_session=fields.next_session_of(header),
+            share=header.get("share") is True,
         )
 
 

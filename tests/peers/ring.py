@@ -130,6 +130,7 @@ class Chain:
     hops: Sequence[tuple[PeerId, Span]]
     lease: int = 256
     codec: str = "fp32"
+    share: bool = False
     ids: list[SessionId] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -146,6 +147,7 @@ class Chain:
             "next": None if last else Contact(self.hops[index + 1][0]),
             "lease": self.lease,
             "next_session": None if last else self.ids[index + 1],
+            "share": self.share,
         }
         return Open(**(fields | changes))  # type: ignore[arg-type]
 

@@ -116,6 +116,57 @@ def test_released_twice_is_released_once() -> None:
     assert (pool.free, row.length) == (2, 0)
 
 
+def filled(pool: PagePool, tokens: int, forgotten: list[int]) -> PageTable:
+    """A row all of whose pages are remembered."""
+    row = PageTable(pool)
+    row.extend(tokens)
+    for page in row.pages:
+        pool.remember(page, forgotten.append)
+    return row
+
+
+def test_a_remembered_page_is_free_and_can_be_adopted() -> None:
+    pool, forgotten = PagePool(pages=4, page_size=4), list[int]()
+    row = filled(pool, 8, forgotten)
+    pages = list(row.pages)
+    row.release()
+    assert pool.free == 4
+    other = PageTable(pool)
+    other.adopt(pages)
+    other.extend(5)
+    assert (other.length, other.pages[:2], pool.free, forgotten) == (13, pages, 0, [])
+    with pytest.raises(ValueError, match="within a page"):
+        other.adopt(pages)
+
+
+def test_remembered_pages_are_taken_when_no_others_are_left_the_least_recently_used_first() -> None:
+    pool, forgotten = PagePool(pages=6, page_size=4), list[int]()
+    first, second = filled(pool, 8, forgotten), filled(pool, 8, forgotten)
+    old, recent = list(first.pages), list(second.pages)
+    first.release()
+    second.release()
+    row = PageTable(pool)
+    row.extend(8)
+    assert forgotten == []
+    row.extend(4)
+    assert forgotten == [old[1], old[0]], "the end of the older row goes first"
+    row.extend(12)
+    assert forgotten == [old[1], old[0], recent[1], recent[0]]
+
+
+def test_a_page_that_is_cut_through_is_forgotten_since_its_row_writes_on_there() -> None:
+    pool, forgotten = PagePool(pages=4, page_size=4), list[int]()
+    row = filled(pool, 8, forgotten)
+    cut = row.pages[1]
+    row.crop(6)
+    assert forgotten == [cut]
+    row.extend(2)
+    fork, _ = row.fork(8)
+    pool.remember(cut, forgotten.append)
+    fork.crop(5)
+    assert forgotten == [cut], "a copy was written to, the page is as it was"
+
+
 class PagesMachine(RuleBasedStateMachine):
     """Rows in a small pool, with a model of what each of them should read."""
 
@@ -127,6 +178,7 @@ class PagesMachine(RuleBasedStateMachine):
         self.memory: list[int | None] = [None] * self.pool.tokens
         self.written: dict[int, list[int]] = {}
         self.tables: dict[int, PageTable] = {}
+        self.remembered: dict[int, list[int]] = {}
         self.count = 0
 
     def _add(self, table: PageTable, content: list[int]) -> int:
@@ -182,6 +234,27 @@ class PagesMachine(RuleBasedStateMachine):
             return
         self._copy(copies)
         del self.written[row][at:]
+
+    @rule(row=rows, which=st.integers(0, 5))
+    def remember(self, row: int, which: int) -> None:
+        table, size = self.tables[row], self.pool.page_size
+        if which < table.length // size:
+            self.remembered[table.pages[which]] = self.written[row][which * size : (which + 1) * size]
+            self.pool.remember(table.pages[which], self.remembered.__delitem__)
+
+    @rule(row=rows, which=st.integers(0, 5))
+    def adopt(self, row: int, which: int) -> None:
+        table = self.tables[row]
+        if self.remembered and table.length % self.pool.page_size == 0:
+            page = sorted(self.remembered)[which % len(self.remembered)]
+            table.adopt([page])
+            self.written[row] += self.remembered[page]
+
+    @invariant()
+    def remembered_pages_hold_what_they_held(self) -> None:
+        for page, content in getattr(self, "remembered", {}).items():
+            size = self.pool.page_size
+            assert self.memory[page * size : (page + 1) * size] == content
 
     @rule(row=consumes(rows))
     def release(self, row: int) -> None:
