@@ -268,7 +268,7 @@ class Engine:
     def _handle(self, session: HopSession, letter: Letter) -> None:
         match letter.message:
             case Step():
-                session.work = self._begin(session, letter.message, letter.arrived)
+                session.work = self._begin(session, letter.message, letter)
             case Fork():
                 self._fork(session, letter.message)
             case Relink():
@@ -276,7 +276,7 @@ class Engine:
             case Open():
                 self._open_again(session, letter.message)
 
-    def _begin(self, session: HopSession, step: Step, arrived: float) -> Work | None:
+    def _begin(self, session: HopSession, step: Step, letter: Letter) -> Work | None:
         """The work a step brings, None when all of it is known. Raises HopError or Busy; then nothing has changed."""
         tokens, width = sum(row.n for row in step.rows), self._span.hidden_size
         size, expected = len(step.body), body_size(step.codec, tokens, width)
@@ -293,8 +293,8 @@ class Engine:
             raise HopError(FaultCode.BAD_INPUT, "the step brings hidden states that are not finite")
         self._promise(session, session.pages_for(rows))
         new = pick(hidden, parts)
-        session.begin(rows, new)
-        return Work(rows, new, arrived, step.trace)
+        session.begin(rows, step, new, letter.sender)
+        return Work(rows, new, letter.arrived, step.trace)
 
     def _check_rows(self, rows: int) -> None:
         if rows > self._limits.max_rows_per_session:

@@ -139,17 +139,22 @@ class HopSession:
             begin += row.n
         return rows, parts
 
-    def begin(self, rows: Sequence[StepRow], hidden: Tensor) -> None:
-        """Makes the unknown rows, still empty, and takes note of what comes in, `[sum n, hidden]`."""
+    def begin(self, rows: Sequence[StepRow], step: Step, hidden: Tensor, sender: PeerId) -> None:
+        """Makes the unknown rows, still empty, and the keys of what is new in a step: `rows` and `hidden`, packed."""
         for row in rows:
             if row.row not in self.rows:
                 self.rows[row.row] = PageTable(self.kv.pool, hint=self.lease // len(rows))
-        if self.root is not None:
+            if self.root is not None and row.row not in self.keys:
+                self.keys[row.row] = RowKeys(self.root, self.kv.pool.page_size)
+        if self.root is not None and sender == self.owner and not step.page_size:
             digests = iter(token_digests(hidden))
             for row in rows:
-                if row.row not in self.keys:
-                    self.keys[row.row] = RowKeys(self.root, self.kv.pool.page_size)
-                self.keys[row.row].extend(islice(digests, row.n))
+                self.keys[row.row].extend(row.at, islice(digests, row.n))
+        elif self.root is not None and step.page_size == self.kv.pool.page_size:
+            named = {pages.row: pages for pages in step.pages}
+            for row in rows:
+                if row.row in named:
+                    self.keys[row.row].name(sender, named[row.row], row.at, row.n)
 
     def pages_for(self, rows: Sequence[StepRow]) -> int:
         """How many more pages `rows` take."""

@@ -1,8 +1,10 @@
 """Beginnings that rows of different sessions have in common: computed once, and stored once, KV and outbox alike.
 
-A page of a row is named by a key that is chained over all hidden states that came in for the row, up to the page's end.
-So whoever finds a page under a key has sent the very bytes that it was computed from, whoever computed it: nobody can
-put anything wrong under a key. What is remembered takes no room from anybody: see `peers.pages`.
+A page of a row has a key that stands for all tokens up to the page's end. The first hop chains it over the bytes that
+the client sends: who finds a page has sent what it was computed from. A later hop makes it of the key that its previous
+hop has given the page, and of that hop's identity: bytes would not do, since what is computed anew differs in its last
+bits, and so a peer that lies can spoil nothing but what came through itself. What is remembered takes no room from
+anybody: see `peers.pages`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,11 +15,10 @@ import torch
 from torch import Tensor
 
 from peers.pages import PagePool
-from swarm.ids import Digest, Span
+from swarm.ids import Digest, PeerId, Span
+from swarm.messages import KEY_BYTES, PageKeys
 
 __all__ = ["Prefixes", "RowKeys", "SharedPage", "root_key", "token_digests"]
-
-BYTES = 32  # of a key, and of a token's digest
 
 
 def root_key(model: Digest, blocks: Span, codec: str) -> bytes:
@@ -31,33 +32,46 @@ def token_digests(hidden: Tensor) -> Iterator[bytes]:
 
 
 class RowKeys:
-    """The keys of one row's full pages, and what the keys of its next pages are made of."""
+    """The keys of one row's full pages, as far as they are known, and what the keys of its next pages are made of."""
 
     def __init__(self, root: bytes, page_size: int) -> None:
         self._root = root
-        self._page = page_size * BYTES
-        self._tokens = bytearray()  # a digest of every token's hidden state, so that a row can be cut anywhere
-        self._keys: list[bytes] = []
+        self._page_size = page_size
+        self._tokens = bytearray()  # a digest of every token, so that a row can be cut anywhere
+        self._keys: dict[int, bytes] = {}
 
-    def extend(self, digests: Iterable[bytes]) -> None:
-        """`digests` of the next tokens."""
+    def extend(self, at: int, digests: Iterable[bytes]) -> None:
+        """`digests` of tokens from `at` on that the client sent; they are of no use where others are missing before."""
+        if len(self._tokens) != at * KEY_BYTES:
+            return
         for digest in digests:
             self._tokens += digest
-        while len(self._tokens) >= (len(self._keys) + 1) * self._page:
-            begin = len(self._keys) * self._page
-            before = self._keys[-1] if self._keys else self._root
-            self._keys.append(_digest(before + self._tokens[begin : begin + self._page]))
+        size = self._page_size * KEY_BYTES
+        for page in range(at // self._page_size, len(self._tokens) // size):
+            before = self._keys[page - 1] if page else self._root
+            self._keys[page] = _digest(before + self._tokens[page * size : (page + 1) * size])
+
+    def name(self, sender: PeerId, named: PageKeys, at: int, n: int) -> None:
+        """What the hop before calls pages of this row; those count that end among the tokens `[at, at + n)`."""
+        coming = range(at // self._page_size, (at + n) // self._page_size)
+        for page, key in enumerate(named.keys, named.first):
+            if page in coming:
+                self._keys[page] = _digest(self._root + sender.encode() + key)
 
     def fork(self, at: int) -> "RowKeys":
         """Those of a row that begins with the first `at` tokens of this one."""
-        fork = RowKeys(self._root, self._page // BYTES)
-        fork._tokens = self._tokens[: at * BYTES]
-        fork._keys = self._keys[: at * BYTES // self._page]
+        fork = RowKeys(self._root, self._page_size)
+        fork._tokens = self._tokens[: at * KEY_BYTES]
+        fork._keys = {page: key for page, key in self._keys.items() if page < at // self._page_size}
         return fork
 
     def pages(self, first: int, stop: int | None = None) -> Sequence[bytes]:
-        """The keys of the full pages among `[first, stop)`."""
-        return self._keys[first:stop]
+        """The keys of the pages among `[first, stop)`, up to the first that is not known."""
+        keys = []
+        while first in self._keys and first != stop:
+            keys.append(self._keys[first])
+            first += 1
+        return keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,4 +121,4 @@ class Prefixes:
 
 
 def _digest(data: "bytes | bytearray | memoryview") -> bytes:
-    return blake2b(data, digest_size=BYTES).digest()
+    return blake2b(data, digest_size=KEY_BYTES).digest()

@@ -9,7 +9,7 @@ from peers.hop_session import HopSession
 from peers.work import Trace, pick
 from swarm.codecs import body_size, encode
 from swarm.ids import PeerId
-from swarm.messages import Out, Step, StepRow
+from swarm.messages import MAX_KEYS, Out, PageKeys, Step, StepRow
 
 __all__ = ["frames", "tokens_per_frame"]
 
@@ -78,4 +78,17 @@ def _frame(
     if session.next is None:
         wanted = tuple(replace(row, want=row.at) for row in rows)
         return session.owner, Out(session.id, wanted, session.codec, body, trace).pack()
-    return session.next.peer, Step(session.sends_as, rows, session.codec, body, trace).pack()
+    pages = tuple(_named(session, rows))
+    size = session.kv.pool.page_size if session.root is not None else 0
+    return session.next.peer, Step(session.sends_as, rows, session.codec, body, trace, size, pages).pack()
+
+
+def _named(session: HopSession, rows: tuple[StepRow, ...]) -> Iterator[PageKeys]:
+    """The keys of the pages that end within `rows`, so that the next hop may find its own."""
+    size, room = session.kv.pool.page_size, MAX_KEYS
+    for row in rows:
+        first, stop = row.at // size, min((row.at + row.n) // size, row.at // size + room)
+        keys = session.keys[row.row].pages(first, stop) if first < stop and row.row in session.keys else ()
+        if keys:
+            room -= len(keys)
+            yield PageKeys(row.row, first, tuple(keys))

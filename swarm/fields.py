@@ -11,6 +11,8 @@ from swarm.ids import PeerId, RowId, SessionId
 MAX_ROWS = 4096  # rows named by one frame
 MAX_POSITION = 1 << 24  # tokens of one row
 MAX_TEXT = 2048
+KEY_BYTES = 32
+MAX_KEYS = 4096  # of pages in one frame
 CODECS = ("fp32", "fp16", "bf16", "int8")
 
 
@@ -52,6 +54,12 @@ def wholes(value: Any, count: int, what: str) -> tuple[int, ...]:
     if len(entry) != count:
         raise WireError(f"{what} has {count} numbers, not {len(entry)}")
     return tuple(whole(number, 0, 2 * MAX_POSITION, what) for number in entry)
+
+
+def keys(value: Any) -> tuple[bytes, ...]:
+    if not isinstance(value, bytes) or len(value) % KEY_BYTES or len(value) > MAX_KEYS * KEY_BYTES:
+        raise WireError(f"keys are {KEY_BYTES} bytes each, {MAX_KEYS} at most")
+    return tuple(value[begin : begin + KEY_BYTES] for begin in range(0, len(value), KEY_BYTES))
 
 
 def session_id(value: Any) -> SessionId:

@@ -21,18 +21,20 @@ Every `parse` raises WireError on a frame that is not exactly what its class des
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import ClassVar, Self
 
 from swarm import fields
 from swarm.errors import UsageError, WireError
-from swarm.fields import CODECS, MAX_POSITION, MAX_ROWS, MAX_TEXT, Contact
+from swarm.fields import CODECS, KEY_BYTES, MAX_KEYS, MAX_POSITION, MAX_ROWS, MAX_TEXT, Contact
 from swarm.ids import Digest, PeerId, RowId, SessionId, Span
 from swarm.wire import Frame, decode, encode
 
 __all__ = [
     "CODECS",
+    "KEY_BYTES",
+    "MAX_KEYS",
     "MAX_POSITION",
     "MAX_ROWS",
     "PROTOCOL",
@@ -46,6 +48,7 @@ __all__ = [
     "Message",
     "Open",
     "Out",
+    "PageKeys",
     "Ping",
     "Pong",
     "Ready",
@@ -84,6 +87,15 @@ class StepRow:
 
 
 @dataclass(frozen=True, slots=True)
+class PageKeys:
+    """What the sender calls full pages of `row`, from page `first` on; a key stands for the row up to its page's end."""
+
+    row: RowId
+    first: int
+    keys: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Resend:
     """Send the outbox of `row` from `start` on; the last hop, only from `want` on."""
 
@@ -99,6 +111,14 @@ class ForkEntry:
     src: RowId
     at: int
     dst: RowId
+
+
+def _page_keys(value: object) -> PageKeys:
+    entry = fields.entries(value, "a row's pages", 3)
+    if len(entry) != 3:
+        raise WireError("a row's pages are a row, the first page, and keys")
+    row, first = fields.wholes(entry[:2], 2, "a row's first page")
+    return PageKeys(RowId(row), first, fields.keys(entry[2]))
 
 
 # --- the messages ------------------------------------------------------------------------------------------------
@@ -191,17 +211,17 @@ class HiddenStates:
     body: bytes | memoryview
     trace: tuple[tuple[float, float], ...] = ()
 
+    def header(self) -> dict[str, object]:
+        return {
+            "kind": self.kind,
+            "session": self.session,
+            "rows": [[r.row, r.at, r.n, r.want] for r in self.rows],
+            "codec": self.codec,
+            "trace": self.trace,
+        }
+
     def pack(self) -> bytes:
-        return encode(
-            {
-                "kind": self.kind,
-                "session": self.session,
-                "rows": [[r.row, r.at, r.n, r.want] for r in self.rows],
-                "codec": self.codec,
-                "trace": self.trace,
-            },
-            self.body,
-        )
+        return encode(self.header(), self.body)
 
     @classmethod
     def parse(cls, frame: Frame) -> Self:
@@ -224,7 +244,26 @@ class HiddenStates:
 
 @dataclass(frozen=True, slots=True)
 class Step(HiddenStates):
+    """`pages`: what a hop that shares its work with other sessions calls the pages that end in these rows; each has
+    `page_size` tokens."""
+
     kind: ClassVar[str] = "step"
+    page_size: int = 0
+    pages: tuple[PageKeys, ...] = ()
+
+    def header(self) -> dict[str, object]:
+        pages = [[p.row, p.first, b"".join(p.keys)] for p in self.pages]
+        return {**super(Step, self).header(), "page_size": self.page_size, "pages": pages}
+
+    @classmethod
+    def parse(cls, frame: Frame) -> Self:
+        step = super(Step, cls).parse(frame)
+        header = frame.header
+        pages = tuple(_page_keys(entry) for entry in fields.entries(header.get("pages", []), "pages"))
+        if sum(len(p.keys) for p in pages) > MAX_KEYS:
+            raise WireError(f"a step names at most {MAX_KEYS} pages")
+        size = fields.whole(header.get("page_size", 0), 0, MAX_POSITION, "a page size")
+        return replace(step, page_size=size, pages=pages)
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,13 +79,17 @@ class MemorySwarm:
         blocks: Span,
         *,
         kv_tokens: int = 4096,
+        page_size: int = 16,
         outbox_tokens: int = 4096,
         step_seconds: float = 0.001,
         limits: EngineLimits | None = None,
         node_limits: Limits | None = None,
     ) -> PeerId:
         """A new peer that serves `blocks`, announced to everyone."""
-        span = BlockSpan.load(self.checkpoint, blocks, dtype=torch.float32, device="cpu", kv_tokens=kv_tokens)
+        device = torch.device("cpu")
+        span = BlockSpan.load(
+            self.checkpoint, blocks, dtype=torch.float32, device=device, kv_tokens=kv_tokens, page_size=page_size
+        )
         engine = Engine(
             span,
             model=self.checkpoint.digest,

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from clients.client import Client
 from clients.session import Session
 from swarm.checkpoint import Checkpoint
 from swarm.ids import PeerId, RowId, Span
@@ -43,6 +44,14 @@ class Fork:
 
 
 @dataclass(frozen=True)
+class Visit:
+    """Another client's session begins with a part (in percent) of the first row, and goes on in its own way."""
+
+    share: int
+    tokens: int
+
+
+@dataclass(frozen=True)
 class Fail:
     """A peer of a span fails some time into the next step."""
 
@@ -51,10 +60,12 @@ class Fail:
     after: float  # virtual seconds
 
 
+Act = Grow | Fork | Visit | Fail
 steps = st.one_of(
     st.builds(Grow, st.integers(1, 20)),
     st.builds(Grow, st.just(1)),
     st.builds(Fork, st.lists(st.tuples(st.integers(0, 3), st.integers(10, 100)), min_size=1, max_size=3).map(tuple)),
+    st.builds(Visit, st.integers(0, 100), st.integers(1, 20)),
     st.builds(
         Fail, st.sampled_from(("kill", "kill", "hang", "cut")), st.integers(0, 2), st.sampled_from((0, 0.02, 0.05, 0.1))
     ),
@@ -72,6 +83,8 @@ class Play:
         self.live: dict[int, list[str]] = {0: [], 1: [], 2: []}
         self.session: Session
         self.rows: dict[RowId, Tensor] = {}
+        self.visitor: Client
+        self.visits: list[Session] = []
         self.failing: list[asyncio.Task[None]] = []
         self.outbox_tokens = 4096
 
@@ -80,32 +93,53 @@ class Play:
             for _ in range(replicas):
                 await self.add(index)
         self.session = await self.swarm.session(await self.swarm.client(), self.reference, lease=256, patience=600.0)
+        self.visitor = await self.swarm.client("visitor")
         self.rows = {self.session.new_row(): torch.empty(0, dtype=torch.int64)}
         await self.do(Grow(6))
 
     async def add(self, index: int) -> None:
         name = f"peer{next(self.names)}-{SPANS[index]}"
         self.live[index].append(name)
-        await self.swarm.add(name, SPANS[index], outbox_tokens=self.outbox_tokens)
+        await self.swarm.add(name, SPANS[index], outbox_tokens=self.outbox_tokens, page_size=4)
 
-    async def do(self, act: Grow | Fork | Fail) -> None:
+    async def do(self, act: Act) -> None:
         match act:
             case Grow():
                 await self.grow(act.tokens)
             case Fork():
                 await self.fork(act)
+            case Visit():
+                await self.visit(act)
             case Fail():
                 await self.add(act.span)
                 self.failing.append(asyncio.create_task(self.fail(act)))
 
     async def grow(self, tokens: int) -> None:
-        new = {row: torch.randint(3, 120, (tokens,), generator=self.random) for row in self.rows}
+        new = {row: self.some(tokens) for row in self.rows}
         outputs = await feed(self.session, self.reference, new)
         for index, row in enumerate(new):
             self.rows[row] = torch.cat([self.rows[row], new[row]])
             expected = self.reference.outputs(self.rows[row])[-tokens:]
             got = outputs[index * tokens : (index + 1) * tokens]
             torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+
+    async def visit(self, act: Visit) -> None:
+        """Two steps of a new session that stays, while one before it leaves."""
+        if len(self.visits) > 1:
+            await self.visits.pop(0).close()
+        session = await self.swarm.session(self.visitor, self.reference, lease=16, patience=600.0)
+        self.visits.append(session)
+        known = next(iter(self.rows.values()))
+        tokens = torch.cat([known[: len(known) * act.share // 100], self.some(act.tokens)])
+        row = session.new_row()
+        outputs = await feed(session, self.reference, {row: tokens})
+        torch.testing.assert_close(outputs, self.reference.outputs(tokens), atol=1e-4, rtol=1e-4)
+        tokens = torch.cat([tokens, self.some(3)])
+        outputs = await feed(session, self.reference, {row: tokens[-3:]})
+        torch.testing.assert_close(outputs, self.reference.outputs(tokens)[-3:], atol=1e-4, rtol=1e-4)
+
+    def some(self, tokens: int) -> Tensor:
+        return torch.randint(3, 120, (tokens,), generator=self.random)
 
     async def fork(self, act: Fork) -> None:
         known = list(self.rows.items())
@@ -134,7 +168,8 @@ class Play:
     async def end(self) -> None:
         await asyncio.gather(*self.failing)
         await self.grow(1)
-        await self.session.close()
+        for session in (self.session, *self.visits):
+            await session.close()
         await asyncio.sleep(2.0)
         for names in self.live.values():
             for name in names:
@@ -155,7 +190,7 @@ class Play:
 def test_outputs_are_those_of_one_piece_whatever_fails(
     checkpoint: Checkpoint,
     reference: Reference,
-    acts: list[Grow | Fork | Fail],
+    acts: list[Act],
     delay: float,
     duplicate: float,
     outbox_tokens: int,

@@ -25,6 +25,7 @@ from swarm.messages import (
     ForkEntry,
     Message,
     Open,
+    PageKeys,
     Ping,
     Relink,
     Resend,
@@ -91,7 +92,11 @@ def opens(model: Model) -> st.SearchStrategy[Message]:
         next=nexts,
         lease=st.integers(0, 200),
         sent=st.dictionaries(row_ids, positions, max_size=2),
+        share=st.booleans(),
     )
+
+
+page_keys = st.lists(st.sampled_from([b"1" * 32, b"2" * 32]), max_size=4).map(tuple)
 
 
 @st.composite
@@ -102,7 +107,8 @@ def steps(draw: st.DrawFn) -> Message:
     spoiled = draw(st.sampled_from([1.0] * 8 + [math.nan, math.inf]))
     hidden[-1, -1] = spoiled
     body = encode(hidden, "fp32")[: draw(st.sampled_from([None] * 8 + [-1]))]
-    return Step(draw(session_ids), entries, "fp32", body)
+    pages = draw(st.lists(st.builds(PageKeys, row_ids, st.integers(0, 5), page_keys), max_size=2).map(tuple))
+    return Step(draw(session_ids), entries, "fp32", body, page_size=draw(st.sampled_from([0, PAGE, 7])), pages=pages)
 
 
 def first(entry: tuple[RowId, int, int]) -> RowId:
@@ -170,9 +176,9 @@ def test_whatever_is_said_nothing_leaks_and_promises_hold(
 class Client:
     """Does by hand what a session of a client does: steps, forks, and recovery as the protocol describes it."""
 
-    def __init__(self, table: Table, hops: Sequence[tuple[PeerId, Span]]) -> None:
+    def __init__(self, table: Table, hops: Sequence[tuple[PeerId, Span]], *, share: bool = False) -> None:
         self.table = table
-        self.chain = Chain(table, hops, lease=0).open()
+        self.chain = Chain(table, hops, lease=0, share=share).open()
         self.rows: dict[int, Tensor] = {}
         self.found: dict[tuple[int, int], Tensor] = {}
         self.forks: list[Fork] = []
@@ -207,7 +213,7 @@ class Client:
         for index in range(len(hops)):
             if not alive[index]:
                 hops[index], ids[index] = (next(free), hops[index][1]), new_session_id()
-        old, self.chain = self.chain, Chain(self.table, hops, lease=0, ids=ids)
+        old, self.chain = self.chain, Chain(self.table, hops, lease=0, share=self.chain.share, ids=ids)
         known = [self._positions(index) if alive[index] else {} for index in range(len(hops))]
         for index in range(len(hops)):
             if not alive[index]:
@@ -291,3 +297,42 @@ def kill(table: Table, client: Client, which: int) -> dict[PeerId, Engine]:
             engine = spares[PeerId(f"{peer}'")] = table.engines.pop(peer)
             engine.gone(CLIENT)  # gives back what the device held
     return spares
+
+
+openings = st.lists(
+    st.tuples(
+        st.integers(0, 2), st.integers(0, 1), st.integers(0, 24), st.integers(1, 9), st.sampled_from([0, 0, 3, 7])
+    ),
+    min_size=2,
+    max_size=10,
+)
+
+
+@FRESH
+@given(openings=openings, outbox_tokens=st.sampled_from([400, 60, 8]))
+def test_sessions_that_begin_alike_get_what_each_would_get_alone(
+    model: Model, spans: Sequence[BlockSpan], openings: list[tuple[int, int, int, int, int]], outbox_tokens: int
+) -> None:
+    """Up to three at a time begin with parts of one of two texts, for which there is not room for ever. Sometimes hops
+    die; then one session is mended, and the others are gone."""
+    limits = EngineLimits(batch_tokens=5, prompt_tokens=3, frame_bytes=4 * WIDTH * 4)
+    texts = [model.row(24, 98), model.row(24, 99)]
+    hops: Sequence[tuple[PeerId, Span]] = HOPS
+    with engines(model, spans[:3], outbox_tokens=outbox_tokens, limits=limits) as made:
+        table = Table(model, dict(zip((peer for peer, _ in hops), made, strict=True)))
+        clients: dict[int, Client] = {}
+        for number, (who, text, common, own, killed) in enumerate(openings):
+            if who in clients:
+                clients.pop(who).chain.close()
+            client = clients[who] = Client(table, hops, share=True)
+            client.add(0, torch.cat([texts[text][:common], model.row(own, number)]))
+            if killed:
+                spares = kill(table, client, killed if outbox_tokens == 400 else 7)
+                table.engines |= spares
+                client.add(0, model.row(3, number + 50))
+                client.recover(list(spares))
+                clients, hops = {who: client}, client.chain.hops
+            client.add(0, model.row(1, number + 100))
+            client.check()
+        for client in clients.values():
+            client.chain.close()

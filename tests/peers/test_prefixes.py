@@ -5,9 +5,10 @@ from torch import Tensor
 
 from peers.pages import PagePool, PageTable
 from peers.prefixes import Prefixes, RowKeys, SharedPage, root_key, token_digests
-from swarm.ids import Digest, Span
+from swarm.ids import Digest, PeerId, RowId, Span
+from swarm.messages import KEY_BYTES, PageKeys
 
-PAGE = 4
+PAGE, ROW = 4, RowId(0)
 ROOT = root_key(Digest("m" * 64), Span(0, 2), "fp32")
 
 
@@ -18,8 +19,10 @@ def states(tokens: int, seed: int = 0) -> Tensor:
 def keys_of(hidden: Tensor, *cuts: int, root: bytes = ROOT) -> list[bytes]:
     """Of a row whose hidden states come in parts."""
     row = RowKeys(root, PAGE)
+    at = 0
     for part in torch.tensor_split(hidden, cuts):
-        row.extend(token_digests(part))
+        row.extend(at, token_digests(part))
+        at += len(part)
     return list(row.pages(0))
 
 
@@ -48,11 +51,37 @@ def test_other_models_blocks_and_codecs_have_other_keys() -> None:
 @given(st.integers(0, 30), st.integers(0, 30), st.integers(0, 30))
 def test_a_fork_goes_on_from_where_it_was_cut(tokens: int, at: int, more: int) -> None:
     row, at = RowKeys(ROOT, PAGE), min(at, tokens)
-    row.extend(token_digests(states(tokens)))
+    row.extend(0, token_digests(states(tokens)))
     fork = row.fork(at)
-    fork.extend(token_digests(states(more, seed=1)))
+    fork.extend(at, token_digests(states(more, seed=1)))
     assert list(fork.pages(0)) == keys_of(torch.cat([states(tokens)[:at], states(more, seed=1)]))
     assert list(row.pages(0)) == keys_of(states(tokens)), "its source is as it was"
+
+
+def test_pages_that_a_previous_hop_names_are_told_apart_by_its_identity() -> None:
+    named = [bytes([n]) * KEY_BYTES for n in range(3)]
+    rows = [RowKeys(ROOT, PAGE) for _ in range(3)]
+    for row, sender in zip(rows, ("honest", "honest", "liar"), strict=True):
+        row.name(PeerId(sender), PageKeys(ROW, 0, tuple(named)), 0, 3 * PAGE)
+    honest, again, liar = (list(row.pages(0)) for row in rows)
+    assert honest == again
+    assert len(honest) == 3
+    assert not set(liar) & set(honest)
+    assert not set(named) & set(honest)
+
+
+def test_pages_are_known_up_to_the_first_that_nobody_named() -> None:
+    row = RowKeys(ROOT, PAGE)
+    row.name(PeerId("hop"), PageKeys(ROW, 0, (b"0" * KEY_BYTES,)), 0, PAGE)
+    row.name(PeerId("hop"), PageKeys(ROW, 2, (b"2" * KEY_BYTES,)), PAGE, 2 * PAGE)
+    row.extend(3 * PAGE, token_digests(states(PAGE)))
+    assert [len(row.pages(first)) for first in range(4)] == [1, 0, 1, 0]
+
+
+def test_a_name_counts_only_for_what_the_frame_brings() -> None:
+    row = RowKeys(ROOT, PAGE)
+    row.name(PeerId("hop"), PageKeys(ROW, 0, (b"k" * KEY_BYTES,) * 9), PAGE + 1, 2 * PAGE)
+    assert [len(row.pages(first)) for first in range(5)] == [0, 2, 1, 0, 0]
 
 
 def test_reduced_precision_is_told_apart_bit_by_bit() -> None:

@@ -23,6 +23,7 @@ from swarm.messages import (
     Message,
     Open,
     Out,
+    PageKeys,
     Ping,
     Pong,
     Ready,
@@ -48,6 +49,10 @@ STEPS: dict[str, Any] = {
     "body": st.binary(max_size=64),
     "trace": st.lists(st.tuples(st.floats(0, 1e6), st.floats(0, 1e6)), max_size=4).map(tuple),
 }
+PAGES = st.lists(
+    st.builds(PageKeys, ROWS, POSITIONS, st.lists(st.binary(min_size=32, max_size=32), max_size=3).map(tuple)),
+    max_size=3,
+).map(tuple)
 MESSAGES: st.SearchStrategy[Message] = st.one_of(
     st.builds(
         Open,
@@ -59,9 +64,10 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
         next=st.none() | CONTACTS,
         lease=st.integers(0, MAX_ROWS * MAX_POSITION),
         sent=st.dictionaries(ROWS, POSITIONS, max_size=4),
+        share=st.booleans(),
     ),
     st.builds(Ready, SESSIONS),
-    st.builds(Step, **STEPS),
+    st.builds(Step, page_size=POSITIONS, pages=PAGES, **STEPS),
     st.builds(Out, **STEPS),
     st.builds(
         Relink,
