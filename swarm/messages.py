@@ -88,7 +88,7 @@ class StepRow:
 
 @dataclass(frozen=True, slots=True)
 class PageKeys:
-    """What the sender calls full pages of `row`, from page `first` on; a key stands for the row up to its page's end."""
+    """What the sender calls full pages of `row`, from page `first` on; a key stands for the row up to a page's end."""
 
     row: RowId
     first: int

@@ -114,6 +114,16 @@ def test_remembered_pages_never_stand_in_the_way_of_a_lease(model: Model) -> Non
     assert unpaged(table.engines[A]) == 0
 
 
+def test_pages_that_were_taken_over_are_promised_to_who_has_them(model: Model, table: Table) -> None:
+    prompt = model.row(4 * PAGE)
+    first, second = open_chain(table, lease=0), open_chain(table, lease=0)
+    first.send((0, 0, prompt))
+    second.send((0, 0, prompt))
+    assert unpaged(table.engines[A]) == 2 * len(prompt), "either may stay longer"
+    first.close()
+    assert unpaged(table.engines[A]) == len(prompt)
+
+
 def test_who_does_not_share_neither_takes_nor_gives(model: Model, table: Table) -> None:
     prompt = model.row(40)
     for share in (False, True, False):
