@@ -14,6 +14,7 @@ from transformers import Cache
 from clients.history import Embed
 from clients.rows import Part, Rows
 from clients.session import RowChunk
+from clients.speculation import Speculation
 from swarm.errors import NetworkError, UsageError
 from swarm.ids import RowId
 
@@ -30,6 +31,7 @@ class SessionLike(Protocol):
     def new_row(self) -> RowId: ...
     async def step(self, rows: Sequence[RowChunk], hidden: Tensor) -> Tensor: ...
     async def fork(self, forks: Sequence[tuple[RowId, int]]) -> list[RowId]: ...
+    def predict_step(self, tokens: int) -> float: ...
     async def close(self) -> None: ...
 
 
@@ -48,6 +50,7 @@ class SwarmCache(Cache):
 
     def __init__(self, connection: Opener, embed: Embed, *, max_positions: int | None, lease_tokens: int = 0) -> None:
         super().__init__(layers=[])
+        self.speculation: Speculation | None = None  # what drafting has taught in this chat
         self._connection = connection
         self._embed = embed
         self._max_positions = max_positions
@@ -114,6 +117,11 @@ class SwarmCache(Cache):
     def reserve(self, tokens: int) -> None:
         """Ask peers for room for so many tokens over all rows; no effect once the session is open."""
         self._lease = max(self._lease, tokens)
+
+    def predict_step(self, tokens: int) -> float | None:
+        """Seconds that a step of `tokens` tokens of one row is predicted to take; None while no session is open."""
+        session = self._session
+        return None if session is None else session.predict_step(tokens)
 
     def advance(self, hidden: Tensor, tokens: Tensor | None, mask: Tensor | None, keep: int) -> Tensor:
         """Run the next columns through all blocks.

@@ -148,9 +148,13 @@ class Client:
     def token_bytes(self) -> int:
         return body_size(self.codec, 1, self.hidden_size)
 
+    def step_seconds(self, hops: Sequence[Hop], *, tokens: int, rows: int) -> float:
+        """Seconds that a step of `tokens` tokens is predicted to take on its way down."""
+        return step_seconds(hops, tokens=tokens, rows=rows, token_bytes=self.token_bytes)
+
     def time_limit(self, hops: Sequence[Hop], *, tokens: int, rows: int) -> float:
         """Seconds without any output after which a step of `tokens` tokens deserves a question."""
-        predicted = step_seconds(hops, tokens=tokens, rows=rows, token_bytes=self.token_bytes)
+        predicted = self.step_seconds(hops, tokens=tokens, rows=rows)
         return time_limit(predicted, floor=self.stall_floor, factor=self.stall_factor)
 
 

@@ -26,10 +26,12 @@ from transformers import (
 from transformers.generation.streamers import BaseStreamer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from clients.assisted import AssistedDecoding
 from clients.blocks import Peek, Remote, adopt_blocks
 from clients.cache import Opener, SwarmCache
 from clients.events import Observer
 from clients.loading import build
+from clients.speculation import Assistant, Drafts, Speculation
 from clients.streaming import TokenStream
 from swarm.catalogue import default_cache
 from swarm.checkpoint import resolve
@@ -38,7 +40,7 @@ from swarm.errors import ModelError, UsageError
 __all__ = ["SwarmModelForCausalLM"]
 
 
-class SwarmModelForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
+class SwarmModelForCausalLM(AssistedDecoding, PreTrainedModel, GenerationMixin):  # type: ignore[misc,no-untyped-call]
     """Made by `from_pretrained`; a context manager. Any number of threads may use one model at once."""
 
     _blocks_path: ClassVar[str]  # of the list of blocks, as in "model.layers"; classes by `clients.loading` have it
@@ -171,18 +173,43 @@ class SwarmModelForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[n
         return cache
 
     def generate(  # type: ignore[override]
-        self, inputs: Tensor | None = None, generation_config: GenerationConfig | None = None, **kwargs: Any
+        self,
+        inputs: Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        *,
+        draft: Drafts | None = None,
+        **kwargs: Any,
     ) -> Any:
-        """The library's `generate`. Peers forget everything afterwards, unless `past_key_values` are handed in."""
+        """The library's `generate`. Peers forget everything afterwards, unless `past_key_values` are handed in.
+
+        With a `draft` the next tokens are guessed, and peers check as many of the guesses in one trip as pay on this
+        chain; what comes out stays the same. It is "ngram", for what the sequence repeats, or a small model of the
+        same tokenizer on this machine, or a `clients.drafts.Drafter`. For one sequence at a time.
+        """
         self._connected()
         settings = (kwargs, vars(generation_config or self.generation_config))
         if kwargs.get("past_key_values") is not None or any(of.get("use_cache") is False for of in settings):
-            return self._generate(inputs, generation_config, kwargs)
+            return self._generate(inputs, generation_config, draft, kwargs)
         with self.new_cache() as cache:
-            return self._generate(inputs, generation_config, {**kwargs, "past_key_values": cache})
+            return self._generate(inputs, generation_config, draft, {**kwargs, "past_key_values": cache})
 
-    def _generate(self, inputs: Tensor | None, config: GenerationConfig | None, options: dict[str, Any]) -> Any:
+    def _generate(
+        self, inputs: Tensor | None, config: GenerationConfig | None, draft: Drafts | None, options: dict[str, Any]
+    ) -> Any:
+        if draft is not None:
+            options = {**options, "assistant_model": self._assistant(draft, options)}
         return super().generate(inputs, generation_config=config, **options)  # type: ignore[misc]
+
+    def _assistant(self, draft: Drafts, options: dict[str, Any]) -> Assistant:
+        """What a draft is to the library. What it learns stays with the cache."""
+        for other in ("assistant_model", "prompt_lookup_num_tokens"):
+            if options.get(other) is not None:
+                raise UsageError(f"draft and {other} are two ways to draft: leave one of them out")
+        cache = self._own(options.get("past_key_values"))
+        if cache is None:
+            raise UsageError("drafts need a cache: leave use_cache=False out")
+        cache.speculation = Speculation.of(draft, cache.speculation)
+        return Assistant(cache.speculation, self.config)
 
     async def stream(
         self, input_ids: Tensor, generation_config: GenerationConfig | None = None, **kwargs: Any

@@ -69,6 +69,10 @@ class Session:
         """Tokens of every row, those of the step under way included."""
         return dict(self._lengths)
 
+    def predict_step(self, tokens: int) -> float:
+        """Seconds that a step of `tokens` tokens of one row is predicted to take; safe to ask from any thread."""
+        return self._client.step_seconds(self.chain.hops, tokens=tokens, rows=1)
+
     async def open(self) -> None:
         """Find a chain and open it. Raises MissingBlocks or Busy when patience runs out."""
         async with self._turn:
