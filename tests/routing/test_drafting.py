@@ -87,7 +87,7 @@ def test_measured_rounds_outweigh_a_wrong_prediction(base: float, more: float, p
     for n in range(120):
         time = time.updated(n % 5, base + more * (n % 5))
     for n in (0, 2, 8):
-        assert time(n) == pytest.approx(base + more * n, rel=0.01, abs=0.15 * abs(n - 2) * max(predicted, more))
+        assert time(n) == pytest.approx(base + more * n, rel=0.01, abs=0.15 * (abs(n - 2) + 1) * max(predicted, more))
 
 
 @given(st.lists(st.tuples(st.integers(0, 32), SECONDS), max_size=30), SECONDS, SECONDS)
