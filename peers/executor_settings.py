@@ -15,13 +15,15 @@ __all__ = ["ExecutorReady", "ExecutorSettings", "ExecutorStats"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutorSettings:
     """`model`: a name that `swarm.checkpoint.resolve` finds offline. `kv_tokens`, `outbox_tokens`: None for what memory
-    gives. `threads`: None for what torch chooses. `cache`: a folder for profiles, absolute."""
+    gives. `threads`: None for what torch chooses. `cache`: a folder for profiles and packed blocks, absolute.
+    `quantization`: of linear layers' weights, "none" for the `dtype` of everything else."""
 
     model: str
     blocks: Span
     cache: str
     revision: str | None = None
     dtype: str = "fp32"
+    quantization: str = "none"
     device: str = "cpu"
     kv_tokens: int | None = None
     outbox_tokens: int | None = None

@@ -7,6 +7,7 @@ import torch
 
 from peers.executor_settings import ExecutorReady, ExecutorSettings
 from peers.profiling import load_or_measure
+from peers.quantized import Packing
 from peers.span import BlockSpan
 from peers.span_memory import available_memory, check_memory, default_kv_tokens, kv_bytes_per_token, span_bytes
 from routing.perf import Profile
@@ -48,14 +49,21 @@ def load(settings: ExecutorSettings) -> Loaded:
     dtype, device = DTYPES[settings.dtype], _device(settings.device)
     checkpoint = resolve(settings.model, cache=cache, revision=settings.revision)
     kv_tokens = _fit(checkpoint, settings, dtype, available_memory(device))
+    packing = None if settings.quantization == "none" else Packing(settings.quantization, cache)
     try:
         span = BlockSpan.load(
-            checkpoint, settings.blocks, dtype=dtype, device=device, kv_tokens=kv_tokens, page_size=settings.page_size
+            checkpoint,
+            settings.blocks,
+            dtype=dtype,
+            device=device,
+            kv_tokens=kv_tokens,
+            page_size=settings.page_size,
+            packing=packing,
         )
     except (MemoryError, torch.OutOfMemoryError) as error:
-        need = span_bytes(checkpoint, settings.blocks, dtype)
+        need = span_bytes(checkpoint, settings.blocks, dtype, settings.quantization)
         raise ModelError(f"memory ran out loading blocks {settings.blocks}, {need} bytes: serve fewer") from error
-    profile = load_or_measure(span, checkpoint.digest, cache)
+    profile = load_or_measure(span, checkpoint.digest, settings.quantization, cache)
     return Loaded(checkpoint, span, settings.outbox_tokens or span.pool.tokens, profile)
 
 
@@ -72,9 +80,9 @@ def _device(name: str) -> torch.device:
 
 def _fit(checkpoint: Checkpoint, settings: ExecutorSettings, dtype: torch.dtype, available: int) -> int:
     """The KV budget, as given or as memory has it once the weights are there. Raises ModelError."""
-    check_memory(checkpoint, settings.blocks, dtype, available)
+    check_memory(checkpoint, settings.blocks, dtype, available, settings.quantization)
     if settings.kv_tokens is not None:
         return settings.kv_tokens
-    left = available - span_bytes(checkpoint, settings.blocks, dtype)
+    left = available - span_bytes(checkpoint, settings.blocks, dtype, settings.quantization)
     per_token = kv_bytes_per_token(checkpoint, settings.blocks, dtype) + checkpoint.hidden_size * dtype.itemsize
     return default_kv_tokens(left, per_token, checkpoint.max_positions)

@@ -35,9 +35,9 @@ UNDISTURBED = 0.95  # processor seconds in a second, at least
 LEAST_PASSES = 2  # the first warms up
 
 
-def load_or_measure(span: BlockSpan, model: Digest, cache: Path) -> Profile:
+def load_or_measure(span: BlockSpan, model: Digest, quantization: str, cache: Path) -> Profile:
     """The profile of such blocks on this device, from `cache` or measured now and put there."""
-    path = profile_path(model, span.dtype, span.device, torch.get_num_threads(), cache)
+    path = profile_path(model, span.dtype, quantization, span.device, torch.get_num_threads(), cache)
     known = read_profile(path)
     if known is not None:
         return known
@@ -119,9 +119,11 @@ def _tables(span: BlockSpan, rows: int) -> Iterator[list[PageTable]]:
             table.release()
 
 
-def profile_path(model: Digest, dtype: torch.dtype, device: torch.device, threads: int, cache: Path) -> Path:
+def profile_path(
+    model: Digest, dtype: torch.dtype, quantization: str, device: torch.device, threads: int, cache: Path
+) -> Path:
     """Where the profile is kept. Its name comes from everything that speed depends on."""
-    facts = (model, str(dtype), _device_name(device), threads, torch.__version__)
+    facts = (model, str(dtype), quantization, _device_name(device), threads, torch.__version__)
     return cache / "profiles" / f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}.json"
 
 

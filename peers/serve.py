@@ -8,7 +8,14 @@ from typing import Annotated
 
 import typer
 
-from peers.settings import DEVICES, PRECISIONS, ServeSettings, announced_addresses, parse_precision
+from peers.settings import (
+    DEVICES,
+    PRECISIONS,
+    QUANTIZATIONS,
+    ServeSettings,
+    announced_addresses,
+    parse_precision,
+)
 from peers.stopping import until_told
 from swarm.catalogue import default_cache
 from swarm.entrance import parse_peers
@@ -57,6 +64,10 @@ def serve(
     dtype: Annotated[
         str, typer.Option(metavar="TYPE", help=f"Precision of weights and KV: {', '.join(PRECISIONS)}.")
     ] = "auto",
+    quantization: Annotated[
+        str,
+        typer.Option(metavar="TYPE", help=f"Fewer bits for linear layers' weights: {', '.join(QUANTIZATIONS)}."),
+    ] = "none",
     threads: Annotated[
         int | None, typer.Option(metavar="N", help="Threads that compute; by default one for each physical core.")
     ] = None,
@@ -96,6 +107,7 @@ def serve(
         announce=announced_addresses(announce or (), port),
         device=device,
         precision=parse_precision(dtype),
+        quantization=parse_precision(quantization),
         threads=threads,
         kv_tokens=kv_cache_tokens,
         identity=identity_path,

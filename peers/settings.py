@@ -9,9 +9,10 @@ from pathlib import Path
 from swarm.errors import UsageError
 from swarm.ids import Span
 
-__all__ = ["DEVICES", "PRECISIONS", "ServeSettings", "announced_addresses", "parse_precision"]
+__all__ = ["DEVICES", "PRECISIONS", "QUANTIZATIONS", "ServeSettings", "announced_addresses", "parse_precision"]
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+QUANTIZATIONS = ("none", "bf16", "int8", "int4")
 _LONG_NAMES = {"float32": "fp32", "float": "fp32", "bfloat16": "bf16", "float16": "fp16", "half": "fp16"}
 DEVICES = "auto, cpu, cuda, cuda:N or mps"
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
@@ -33,6 +34,7 @@ class ServeSettings:
     announce: tuple[str, ...] = ()
     device: str = "auto"
     precision: str = "auto"
+    quantization: str = "none"
     threads: int | None = None
     kv_tokens: int | None = None
     identity: Path | None = None
@@ -57,6 +59,8 @@ class ServeSettings:
         _check_range("--kv-cache-tokens", self.kv_tokens, 1)
         if self.precision not in PRECISIONS:
             raise UsageError(f"--dtype is one of {', '.join(PRECISIONS)}, not '{self.precision}'")
+        if self.quantization not in QUANTIZATIONS:
+            raise UsageError(f"--quantization is one of {', '.join(QUANTIZATIONS)}, not '{self.quantization}'")
         if not _DEVICE.fullmatch(self.device):
             raise UsageError(f"--device is {DEVICES}, not '{self.device}'")
         if len(self.public_name) > _LONGEST_NAME:

@@ -17,12 +17,14 @@ from peers.attention import PAGED, PROBED, PagedBatch
 from peers.gates import Gates, find_layers
 from peers.kv import KVCache
 from peers.pages import PagePool, PageTable, RowSlice
+from peers.quantized import Packing, load_packed
 from peers.rotary import TurningRotary
 from swarm.checkpoint import Checkpoint, load_span
 from swarm.errors import ModelError, UsageError
 from swarm.ids import Span
 from swarm.layout import let_go_of_files
 from swarm.onednn import pack_linears
+from swarm.packing import Packed
 
 __all__ = ["BlockSpan", "RowSlice"]
 
@@ -37,14 +39,25 @@ class BlockSpan:
     One thread runs one step at a time.
     """
 
-    def __init__(self, model: PreTrainedModel, blocks: Span, *, kv_tokens: int, page_size: int = 16) -> None:
-        """`model`: a base model with exactly these layers. Raises ModelError when it can't run in a swarm."""
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        blocks: Span,
+        *,
+        kv_tokens: int,
+        page_size: int = 16,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """`model`: a base model with exactly these layers. `dtype`: of hidden states, keys and values; by default the
+        model's. Raises ModelError when it can't run in a swarm."""
         self.blocks = blocks
         self.model = model
         model.requires_grad_(False).train(False)
         self.hidden_size: int = model.config.get_text_config().hidden_size
-        self.dtype: torch.dtype = model.dtype
+        self.dtype: torch.dtype = dtype or model.dtype
         self.device: torch.device = model.device
+        packed = any(isinstance(module, Packed) for module in model.modules())
+        self._rounding = torch.finfo(torch.bfloat16 if packed else self.dtype).eps
         self.pool = PagePool(-(-kv_tokens // page_size), page_size)
         self.cache = KVCache(len(blocks), self.pool, dtype=self.dtype, device=self.device)
         self._windows: list[int | None] = [None] * len(blocks)
@@ -62,12 +75,18 @@ class BlockSpan:
         device: torch.device,
         kv_tokens: int,
         page_size: int = 16,
+        packing: Packing | None = None,
     ) -> Self:
-        """Loads the blocks' weights and checks that they compute what they should. Raises ModelError."""
-        model = load_span(checkpoint, blocks, dtype=dtype, device=device, attn_implementation=PAGED)
-        pack_linears(model)
-        let_go_of_files(model)
-        return cls(model, blocks, kv_tokens=kv_tokens, page_size=page_size)
+        """Loads the blocks' weights and checks that they compute what they should. Raises ModelError.
+
+        `dtype` is that of the weights, or with `packing` of all but the linear layers' weights."""
+        if packing is None:
+            model = load_span(checkpoint, blocks, dtype=dtype, device=device, attn_implementation=PAGED)
+            pack_linears(model)
+            let_go_of_files(model)
+        else:
+            model = load_packed(checkpoint, blocks, packing, dtype=dtype, attn_implementation=PAGED)
+        return cls(model, blocks, kv_tokens=kv_tokens, page_size=page_size, dtype=dtype)
 
     @property
     def windows(self) -> tuple[int | None, ...]:
@@ -147,7 +166,7 @@ class BlockSpan:
         """Whether two outputs differ by no more than rounding explains. Rounding grows with depth as a random walk."""
         if not bool(expected.isfinite().all()):
             raise ModelError(f"blocks {self.blocks} turn harmless input into NaN or infinity in {self.dtype}")
-        rounding = ROUNDINGS * torch.finfo(self.dtype).eps * len(self.blocks) ** 0.5 * expected.float().norm()
+        rounding = ROUNDINGS * self._rounding * len(self.blocks) ** 0.5 * expected.float().norm()
         allowed = PROBE_TOLERANCE * (expected - given).float().norm() + rounding
         return bool((output - expected).float().norm() <= allowed)
 

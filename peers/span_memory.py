@@ -8,6 +8,7 @@ from peers.memory_budget import readable
 from swarm.checkpoint import Checkpoint
 from swarm.errors import ModelError
 from swarm.ids import Span
+from swarm.packing import packed_bytes
 
 __all__ = ["available_memory", "check_memory", "default_kv_tokens", "kv_bytes_per_token", "span_bytes"]
 
@@ -16,11 +17,16 @@ FULL_ROWS = 16  # by default there is KV for so many rows of the model's whole l
 LEAST_KV_TOKENS = 256
 
 
-def span_bytes(checkpoint: Checkpoint, blocks: Span, dtype: torch.dtype) -> int:
-    """Of the weights, in the precision in which they run."""
+def span_bytes(checkpoint: Checkpoint, blocks: Span, dtype: torch.dtype, quantization: str = "none") -> int:
+    """Of the weights, in the precision in which they run: linear layers in `quantization`, the others in `dtype`."""
     if blocks.end > checkpoint.num_blocks:
         raise ModelError(f"{checkpoint.name} has blocks 0:{checkpoint.num_blocks}, so {blocks} is not among them")
-    return sum(checkpoint.architecture.block_parameters[block] for block in blocks) * dtype.itemsize
+    arch = checkpoint.architecture
+    if quantization == "none":
+        return sum(arch.block_parameters[block] for block in blocks) * dtype.itemsize
+    linears = [shape for block in blocks for shape in arch.block_linears[block]]
+    others = sum(arch.block_parameters[block] for block in blocks) - sum(width * out for width, out in linears)
+    return sum(packed_bytes(quantization, width, out) for width, out in linears) + others * dtype.itemsize
 
 
 def kv_bytes_per_token(checkpoint: Checkpoint, blocks: Span, dtype: torch.dtype) -> int:
@@ -55,9 +61,11 @@ def available_memory(device: torch.device) -> int:
     return free_memory()
 
 
-def check_memory(checkpoint: Checkpoint, blocks: Span, dtype: torch.dtype, available: int) -> None:
+def check_memory(
+    checkpoint: Checkpoint, blocks: Span, dtype: torch.dtype, available: int, quantization: str = "none"
+) -> None:
     """Raises ModelError when the weights do not fit into `available` bytes."""
-    needed = span_bytes(checkpoint, blocks, dtype)
+    needed = span_bytes(checkpoint, blocks, dtype, quantization)
     if needed > available:
         each = needed // len(blocks)
         fitting = available // each

@@ -17,6 +17,7 @@ from peers.machine import Device, find_device, physical_cores, pick_port
 from peers.memory_budget import BlockCost, blocks_that_fit, readable
 from peers.process_executor import ProcessExecutor
 from peers.profiling import profile_path, read_profile
+from peers.quantized import check_packable
 from peers.ready import Ready
 from peers.settings import ServeSettings
 from peers.span_memory import kv_bytes_per_token, span_bytes
@@ -40,9 +41,15 @@ class _Plan:
 
     checkpoint: Checkpoint
     device: Device
-    precision: str
+    dtype: str
+    quantization: str
     capacity: int  # blocks
     threads: int
+
+    @property
+    def precision(self) -> str:
+        """What is announced."""
+        return self.dtype if self.quantization == "none" else self.quantization
 
 
 async def volunteer(settings: ServeSettings, on_ready: Callable[[Ready], None]) -> None:
@@ -75,21 +82,26 @@ async def _watch(host: Libp2pHost) -> None:
 
 async def _plan(settings: ServeSettings) -> _Plan:
     device = await find_device(settings.device)
-    precision = settings.precision if settings.precision != "auto" else _usual_precision(device)
+    dtype = settings.precision if settings.precision != "auto" else _usual_dtype(device)
+    if settings.quantization != "none" and device.name != "cpu":
+        raise UsageError(f"--quantization {settings.quantization} works on the cpu; {device.label} computes in {dtype}")
     _log.info("looking for model %s", settings.model)
     checkpoint = await asyncio.to_thread(resolve, settings.model, cache=settings.cache, revision=settings.revision)
     _log.info("model %s has %d blocks; its files are in %s", checkpoint.name, checkpoint.num_blocks, checkpoint.folder)
     _check_blocks(settings, checkpoint)
-    cost = _block_cost(checkpoint, DTYPES[precision])
+    if settings.quantization != "none":
+        check_packable(checkpoint, settings.quantization)
+    cost = _block_cost(checkpoint, DTYPES[dtype], settings.quantization)
     wanted = len(settings.blocks) if settings.blocks else settings.num_blocks
     capacity = blocks_that_fit(
         device.memory, cost, num_blocks=checkpoint.num_blocks, wanted=wanted, kv_tokens=settings.kv_tokens
     )
-    _log.info("%d blocks fit in %s on %s, %s", capacity, precision, device.label, readable(device.memory))
-    return _Plan(checkpoint, device, precision, capacity, settings.threads or physical_cores())
+    plan = _Plan(checkpoint, device, dtype, settings.quantization, capacity, settings.threads or physical_cores())
+    _log.info("%d blocks fit in %s on %s, %s", capacity, plan.precision, device.label, readable(device.memory))
+    return plan
 
 
-def _usual_precision(device: Device) -> str:
+def _usual_dtype(device: Device) -> str:
     """fp32 on processors, where everyone's results are then equal; half of that where it is at home."""
     if device.name == "cpu":
         return "fp32"
@@ -106,10 +118,10 @@ def _check_blocks(settings: ServeSettings, checkpoint: Checkpoint) -> None:
         raise UsageError(f"--num-blocks {settings.num_blocks}: {checkpoint.name} has only {most} blocks")
 
 
-def _block_cost(checkpoint: Checkpoint, dtype: torch.dtype) -> BlockCost:
-    """Of the largest block; keys and values are kept in the precision of the weights."""
+def _block_cost(checkpoint: Checkpoint, dtype: torch.dtype, quantization: str) -> BlockCost:
+    """Of the largest block; keys and values are kept in `dtype`."""
     blocks = [Span(block, block + 1) for block in range(checkpoint.num_blocks)]
-    weights = max(span_bytes(checkpoint, block, dtype) for block in blocks)
+    weights = max(span_bytes(checkpoint, block, dtype, quantization) for block in blocks)
     return BlockCost(weights, kv_bytes_per_token(checkpoint, blocks[0], dtype))
 
 
@@ -157,8 +169,8 @@ def _life(
 
 def _known_block_rate(settings: ServeSettings, plan: _Plan) -> float | None:
     device = torch.device(plan.device.name)
-    digest, dtype = plan.checkpoint.digest, DTYPES[plan.precision]
-    profile = read_profile(profile_path(digest, dtype, device, plan.threads, settings.cache.absolute()))
+    digest, cache = plan.checkpoint.digest, settings.cache.absolute()
+    profile = read_profile(profile_path(digest, DTYPES[plan.dtype], plan.quantization, device, plan.threads, cache))
     return None if profile is None else plan.capacity * profile.decode_rate(plan.capacity)
 
 
@@ -169,7 +181,8 @@ def _executor_settings(settings: ServeSettings, plan: _Plan, span: Span) -> Exec
         revision=settings.revision,
         blocks=span,
         cache=str(settings.cache.absolute()),
-        dtype=plan.precision,
+        dtype=plan.dtype,
+        quantization=plan.quantization,
         device=plan.device.name,
         kv_tokens=settings.kv_tokens,
         threads=plan.threads,

@@ -5,7 +5,7 @@ No family is known by name. A skeleton without memory is built from the config a
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -24,12 +24,15 @@ SHARED_CACHE_FIELDS = ("num_kv_shared_layers", "use_cla")  # blocks that read th
 @dataclass(frozen=True)
 class Architecture:
     """`blocks`: path of the list of blocks in the causal model, as in "model.layers". `base`: the class that holds it.
-    `block_parameters`: how many parameters each block has."""
+    `block_parameters`: how many parameters each block has. `block_linears`: inputs and outputs of the plain linear
+    layers in each. `odd_matrix`: the name of a matrix in some block that is in no such layer, if there is one."""
 
     causal: type[PreTrainedModel]
     base: type[PreTrainedModel]
     blocks: str
     block_parameters: tuple[int, ...]
+    block_linears: tuple[tuple[tuple[int, int], ...], ...]
+    odd_matrix: str
 
     @property
     def list_name(self) -> str:
@@ -56,7 +59,22 @@ def architecture(config: PreTrainedConfig) -> Architecture:
             f"{_family(config)} models cannot run in a swarm: their blocks cannot be entered in the middle"
         )
     sizes = tuple(sum(parameter.numel() for parameter in block.parameters()) for block in blocks)
-    return Architecture(type(model), type(owner), path, sizes)
+    linears = tuple(tuple(_linears(block)) for block in blocks)
+    odd = next((name for block in blocks for name in _odd_matrices(block)), "")
+    return Architecture(type(model), type(owner), path, sizes, linears, odd)
+
+
+def _linears(block: nn.Module) -> Iterator[tuple[int, int]]:
+    for module in block.modules():
+        if type(module) is nn.Linear:
+            yield module.in_features, module.out_features
+
+
+def _odd_matrices(block: nn.Module) -> Iterator[str]:
+    for path, module in block.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.dim() > 1 and type(module) is not nn.Linear:
+                yield f"{path}.{name}"
 
 
 def skeleton(config: PreTrainedConfig) -> PreTrainedModel:

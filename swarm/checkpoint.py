@@ -24,7 +24,7 @@ from swarm.messages import MAX_POSITION
 from swarm.shards import Shards
 from swarm.weights import TensorName, name_tensors, quiet_library, read_tensors
 
-__all__ = ["Checkpoint", "client_weights", "load_span", "resolve"]
+__all__ = ["Checkpoint", "client_weights", "load_span", "resolve", "span_shell"]
 
 
 @dataclass(frozen=True)
@@ -84,16 +84,24 @@ def load_span(
     Call it with `inputs_embeds=` the hidden states `[B, T, H]` that enter the first of its blocks; `last_hidden_state`
     is what leaves the last, before the final norm. Where `dtype` is that of the files, weights are mapped, not copied.
     Raises ModelError."""
-    if blocks.end > checkpoint.num_blocks:
-        raise ModelError(f"{checkpoint.name} has blocks 0:{checkpoint.num_blocks}, so {blocks} is not among them")
-    arch = checkpoint.architecture
-    wanted = [tensor for tensor in _tensors(checkpoint) if tensor.block is not None and tensor.block in blocks]
-    state = _read(checkpoint, {tensor.stored: tensor.within(blocks, arch.list_name) for tensor in wanted})
+    state = _span_tensors(checkpoint, blocks)
     options: dict[str, Any] = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     model = _build(checkpoint, blocks, state, dtype=dtype, **options)
     model.requires_grad_(False).train(False)
     if torch.device(device).type != "cpu":
         nn.Module.to(model, device=device)
+    return model
+
+
+def span_shell(
+    checkpoint: Checkpoint, blocks: Span, *, dtype: torch.dtype, attn_implementation: str | None = None
+) -> PreTrainedModel:
+    """As `load_span` on the CPU, with zeros for weights, which take no memory."""
+    zero = torch.zeros((), dtype=dtype)
+    state = {name: zero.expand(tensor.shape) for name, tensor in _span_tensors(checkpoint, blocks).items()}
+    options: dict[str, Any] = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
+    model = _build(checkpoint, blocks, state, dtype=dtype, **options)
+    model.requires_grad_(False).train(False)
     return model
 
 
@@ -103,6 +111,15 @@ def client_weights(
     """Every tensor that belongs to no block, by its name in the causal model's state dict. A tied head is not there."""
     wanted = {tensor.stored: tensor.causal for tensor in _tensors(checkpoint) if tensor.block is None}
     return {name: tensor.to(device=device, dtype=dtype) for name, tensor in _read(checkpoint, wanted).items()}
+
+
+def _span_tensors(checkpoint: Checkpoint, blocks: Span) -> dict[str, torch.Tensor]:
+    """Of `blocks`, named as if they were the whole model; mapped."""
+    if blocks.end > checkpoint.num_blocks:
+        raise ModelError(f"{checkpoint.name} has blocks 0:{checkpoint.num_blocks}, so {blocks} is not among them")
+    wanted = [tensor for tensor in _tensors(checkpoint) if tensor.block is not None and tensor.block in blocks]
+    names = {tensor.stored: tensor.within(blocks, checkpoint.architecture.list_name) for tensor in wanted}
+    return _read(checkpoint, names)
 
 
 def _open(name: str, folder: Path, repo: hub.Repo | None, cache: Path) -> Checkpoint:

@@ -28,7 +28,7 @@ def load(model: Model, blocks: Span, kv_tokens: int = 2048) -> BlockSpan:
 
 
 def path_of(span: BlockSpan, digest: Digest, cache: Path) -> Path:
-    return profile_path(digest, span.dtype, span.device, torch.get_num_threads(), cache)
+    return profile_path(digest, span.dtype, "none", span.device, torch.get_num_threads(), cache)
 
 
 @pytest.mark.parametrize("kv_tokens", [16, 100, 2048])
@@ -45,7 +45,7 @@ def test_what_was_measured_before_is_read(model: Model, span: BlockSpan, tmp_pat
     path = path_of(span, model.checkpoint.digest, tmp_path)
     path.parent.mkdir()
     path.write_text(json.dumps(asdict(known)))
-    assert load_or_measure(span, model.checkpoint.digest, tmp_path) == known
+    assert load_or_measure(span, model.checkpoint.digest, "none", tmp_path) == known
 
 
 def test_all_spans_of_a_model_share_a_profile_and_nothing_else_does(
@@ -55,8 +55,9 @@ def test_all_spans_of_a_model_share_a_profile_and_nothing_else_does(
     path = path_of(span, digest, tmp_path)
     assert path_of(load(model, Span(0, 3)), digest, tmp_path) == path
     assert path_of(span, Digest("0" * 64), tmp_path) != path
-    assert profile_path(digest, torch.bfloat16, span.device, torch.get_num_threads(), tmp_path) != path
-    assert profile_path(digest, span.dtype, span.device, 99, tmp_path) != path
+    assert profile_path(digest, torch.bfloat16, "none", span.device, torch.get_num_threads(), tmp_path) != path
+    assert profile_path(digest, span.dtype, "int8", span.device, torch.get_num_threads(), tmp_path) != path
+    assert profile_path(digest, span.dtype, "none", span.device, 99, tmp_path) != path
 
 
 @pytest.mark.parametrize("content", ["", "[1]", '{"prefill": 1}', "{"])
@@ -66,7 +67,7 @@ def test_a_spoiled_file_is_measured_again(
     path = path_of(span, model.checkpoint.digest, tmp_path)
     path.parent.mkdir()
     path.write_text(content)
-    assert load_or_measure(span, model.checkpoint.digest, tmp_path).row > 0
+    assert load_or_measure(span, model.checkpoint.digest, "none", tmp_path).row > 0
     assert "measuring again" in caplog.text
 
 
@@ -74,5 +75,5 @@ def test_a_cache_that_is_no_folder_is_said_and_borne(
     model: Model, span: BlockSpan, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "profiles").write_text("a file where a folder should be")
-    assert load_or_measure(span, model.checkpoint.digest, tmp_path).row > 0
+    assert load_or_measure(span, model.checkpoint.digest, "none", tmp_path).row > 0
     assert "can't be read" in caplog.text
