@@ -29,12 +29,13 @@ class LocalSwarm:
         self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="swarm-local-")))
 
     def start(self, name: str, *arguments: str) -> ServeProcess:
-        """One more peer: the first begins a swarm, the others join it. Not ready yet when this returns."""
+        """One more peer: the first begins a swarm, the others join it once it serves. Not ready when this returns."""
         way_in = ["--initial-peers", self.address] if self.peers else ["--new-swarm"]
         own = ["--identity-path", str(self._folder / f"{name}.key"), "--public-name", name]
         common = ["--cache-dir", str(self._cache), "--threads", str(self._threads)]
         command = [self._model, *way_in, *own, *common, *arguments]
-        peer = ServeProcess(command, name=name, environment=SHARED_MACHINE)
+        environment = {**SHARED_MACHINE, "OMP_NUM_THREADS": str(self._threads)}
+        peer = ServeProcess(command, name=name, environment=environment)
         self.peers.append(self._stack.enter_context(peer))
         return peer
 
@@ -42,8 +43,10 @@ class LocalSwarm:
         """Start peers and wait until all of them serve; raises SwarmError with the log of one that does not."""
         for name in names:
             self.start(name, *arguments)
-            if len(self.peers) == 1:
-                self.peers[0].wait_ready(START_SECONDS)  # the others need somebody to join
+        self.wait_ready()
+
+    def wait_ready(self) -> None:
+        """Until all serve; raises SwarmError with the log of one that does not."""
         for peer in self.peers:
             peer.wait_ready(START_SECONDS)
 

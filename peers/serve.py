@@ -24,7 +24,7 @@ from swarm.ids import Span
 from swarm.settings import outranked
 from swarm.terminal import LogFormat, emit, setup_logging
 
-__all__ = ["serve"]
+__all__ = ["IDLE_THREADS", "serve"]
 
 # For the processes that this one starts. Threads that spin while they wait for each other make a batch ten and more
 # times slower as soon as anything else wants a core, and a volunteer's machine has other things to do.

@@ -22,7 +22,7 @@ from swarm.settings import config_path, defaults_for, read_config
 from swarm.terminal import plain
 from swarm.version import __version__
 
-__all__ = ["COMMANDS", "Entry", "load_command", "main", "run", "serve_main"]
+__all__ = ["COMMANDS", "Entry", "Group", "load_command", "main", "run", "serve_main"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +33,28 @@ class Entry:
     help: str
 
 
-COMMANDS: Mapping[str, Entry] = {
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Commands that go by two words, such as `swarm bench wan`."""
+
+    help: str
+    commands: Mapping[str, Entry]
+
+
+COMMANDS: Mapping[str, Entry | Group] = {
     "serve": Entry("peers.serve:serve", "Serve blocks of a model to the swarm."),
     "run": Entry("clients.run:run", "Generate an answer to a prompt with the peers of a swarm."),
     "status": Entry("clients.status:status", "Show which peers hold which blocks, and how they are."),
     "demo": Entry("clients.demo:demo", "Start a small swarm on this machine, use it, and kill a peer in mid-answer."),
-    "bench": Entry("clients.bench:bench", "Measure a swarm against the same model in one process."),
+    "bench": Group(
+        "Measure a swarm, or a part of it, beside the least that it could take.",
+        {
+            "local": Entry("clients.bench.command:local", "A model in one process, without a swarm."),
+            "peer": Entry("peers.bench:peer", "One peer's span, without a network."),
+            "swarm": Entry("clients.bench.command:swarm", "A swarm on this machine against the model in one process."),
+            "wan": Entry("clients.bench.command:wan", "A swarm whose peers are far from each other, played here."),
+        },
+    ),
 }
 
 EPILOG = (
@@ -54,7 +70,7 @@ DEBUG = "debug"  # a parameter that every command has
 class Invocation:
     """What one call of the command line knows before it runs; handed down as the context's object."""
 
-    commands: Mapping[str, Entry]
+    commands: Mapping[str, Entry | Group]
     debug: bool = False
 
 
@@ -72,14 +88,21 @@ def _set_debug(context: typer.Context, value: bool) -> None:
 class LazyGroup(TyperGroup):
     """Lists placeholders; loads the real command, its variables and its defaults only when it is the one that runs."""
 
+    entries: Mapping[str, Entry | Group]  # set by whoever makes it
+
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, found, rest = super().resolve_command(ctx, args)
         if name is None or not isinstance(ctx.obj, Invocation):
             return name, found, rest
-        command = load_command(name, ctx.obj.commands[name])
+        entry = self.entries[name]
+        if isinstance(entry, Group):
+            return name, _group(entry), rest
+        path = " ".join([*ctx.command_path.split()[1:], name])
+        command = load_command(path, entry)
+        root = ctx.find_root()
         if not ctx.resilient_parsing:  # completion asks for names alone
-            ctx.default_map = {name: _defaults(name, command, ctx.params["config"], ctx.obj)}
-        command.params.extend(param for param in self.params if param.name == DEBUG)
+            ctx.default_map = {name: _defaults(path, command, root.params["config"], ctx.obj)}
+        command.params.extend(param for param in root.command.params if param.name == DEBUG)
         return name, command, rest
 
 
@@ -93,7 +116,7 @@ def load_command(name: str, entry: Entry) -> TyperCommand:
             f"`swarm {name}` needs the Python module {error.name}, which is not installed: install swarm-peers again"
         ) from error
     app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
-    app.command(name, help=callback.__doc__ or entry.help, epilog=EPILOG)(callback)
+    app.command(name.rpartition(" ")[2], help=callback.__doc__ or entry.help, epilog=EPILOG)(callback)
     command = typer.main.get_command(app)
     if not isinstance(command, TyperCommand):
         raise TypeError(f"{entry.target} is no command")
@@ -140,18 +163,29 @@ def _placeholder() -> None:
     """Stands in the list of commands for one that is not loaded."""
 
 
-def _front_door(commands: Mapping[str, Entry]) -> TyperGroup:
+def _front_door(commands: Mapping[str, Entry | Group]) -> TyperGroup:
     app = typer.Typer(cls=LazyGroup, epilog=EPILOG, rich_markup_mode="markdown", no_args_is_help=True)
     app.callback()(swarm)
+    return _with_placeholders(app, commands)
+
+
+def _group(group: Group) -> TyperGroup:
+    app = typer.Typer(cls=LazyGroup, help=group.help, no_args_is_help=True, add_completion=False)
+    app.callback()(lambda: None)
+    return _with_placeholders(app, group.commands)
+
+
+def _with_placeholders(app: typer.Typer, commands: Mapping[str, Entry | Group]) -> TyperGroup:
     for name, entry in commands.items():
         app.command(name, help=entry.help)(_placeholder)
-    group = typer.main.get_command(app)  # and not get_group, which leaves out the options for shell completion
-    if not isinstance(group, TyperGroup):
+    made = typer.main.get_command(app)  # and not get_group, which leaves out the options for shell completion
+    if not isinstance(made, LazyGroup):
         raise TypeError("a front door without commands")
-    return group
+    made.entries = commands
+    return made
 
 
-def run(args: Sequence[str], commands: Mapping[str, Entry] = COMMANDS) -> int:
+def run(args: Sequence[str], commands: Mapping[str, Entry | Group] = COMMANDS) -> int:
     """Run one command line and return its exit code; an error is one line on stderr."""
     invocation = Invocation(commands)
     try:

@@ -7,6 +7,8 @@ top holds for every command that has the option, a key in a table for the comman
 
     [serve]
     kv-cache-tokens = 8192
+
+A command of two words, such as `swarm bench wan`, has the table [bench.wan]; keys of [bench] hold for all of them.
 """
 
 import tomllib
@@ -49,15 +51,22 @@ def read_config(path: Path, *, required: bool, commands: Collection[str]) -> Con
 
 
 def defaults_for(command: str, options: Mapping[str, str], config: Config, path: Path) -> dict[str, Any]:
-    """Defaults of one command: parameter name to value. `options` maps its long options (no dashes) to parameter names.
+    """Defaults of one command (its words): parameter name to value. `options` maps its long options (no dashes) to
+    parameter names.
 
     Raises UsageError for a key in the command's own table that is none of its options.
     """
-    shared = {_spelled(key): value for key, value in config.items() if not isinstance(value, dict)}
-    own = {_spelled(key): value for key, value in config.get(command, {}).items()}
+    table: Mapping[str, Any] = config
+    shared: dict[str, Any] = {}
+    for word in command.split():
+        shared |= {_spelled(key): value for key, value in table.items() if not isinstance(value, dict)}
+        inner = table.get(word)
+        table = inner if isinstance(inner, dict) else {}
+    own = {_spelled(key): value for key, value in table.items()}
     for key in own:
         if key not in options:
-            raise UsageError(f"{path} sets '{key}' in [{command}], but `swarm {command}` has no option --{key}")
+            table_name = command.replace(" ", ".")
+            raise UsageError(f"{path} sets '{key}' in [{table_name}], but `swarm {command}` has no option --{key}")
     return {options[key]: value for key, value in (shared | own).items() if key in options}
 
 

@@ -3,6 +3,7 @@
 import re
 import shlex
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from swarm.catalogue import CATALOGUE
-from swarm.cli import COMMANDS, load_command
+from swarm.cli import COMMANDS, Entry, Group, load_command
 from swarm.messages import FaultCode, Message
 from swarm.version import __version__
 
@@ -26,8 +27,8 @@ def shell_lines(page: Path) -> list[str]:
     return [line for line in code.replace("\\\n", " ").splitlines() if line.strip()]
 
 
-def options_of(command: str) -> set[str]:
-    return {name for param in load_command(command, COMMANDS[command]).params for name in param.opts} | GLOBAL_OPTIONS
+def options_of(command: str, entry: Entry) -> set[str]:
+    return {name for param in load_command(command, entry).params for name in param.opts} | GLOBAL_OPTIONS
 
 
 def problem(line: str) -> str | None:
@@ -38,17 +39,30 @@ def problem(line: str) -> str | None:
             unknown = set(targets) - set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
             return f"make has no target {unknown}" if unknown else None
         case ["swarm-serve", *rest]:
-            return _unknown_options("serve", rest)
+            return _unknown_options(["serve", *rest])
         case ["swarm", option] if option.startswith("-"):
             return None if option in GLOBAL_OPTIONS else f"swarm has no option {option}"
-        case ["swarm", command, *rest]:
-            return _unknown_options(command, rest) if command in COMMANDS else f"swarm has no command {command}"
+        case ["swarm", *rest]:
+            return _unknown_options(rest)
     return f"nobody knows how to check {words[:1]}"
 
 
-def _unknown_options(command: str, words: list[str]) -> str | None:
-    unknown = {word.partition("=")[0] for word in words if word.startswith("--")} - options_of(command)
-    return f"swarm {command} has no option {unknown}" if unknown else None
+def _unknown_options(words: list[str]) -> str | None:
+    """`words`: what follows `swarm`."""
+    commands: Mapping[str, Entry | Group] = COMMANDS
+    command, rest = "", words
+    while rest:
+        command, rest = f"{command} {rest[0]}".strip(), rest[1:]
+        entry = commands.get(command.rpartition(" ")[2])
+        if entry is None:
+            return f"swarm has no command {command}"
+        if isinstance(entry, Entry):
+            unknown = {word.partition("=")[0] for word in rest if word.startswith("--")} - options_of(command, entry)
+            return f"swarm {command} has no option {unknown}" if unknown else None
+        if rest and rest[0] in GLOBAL_OPTIONS:
+            return None
+        commands = entry.commands
+    return f"swarm {command} needs another word"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -58,7 +72,16 @@ def test_commands_in_fenced_code_exist(page: Path) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["make coffee", "swarm fly", "swarm status --no-such x", "swarm-serve m --no-such", "swarm --no-such", "rm -r /"],
+    [
+        "make coffee",
+        "swarm fly",
+        "swarm bench fly",
+        "swarm bench wan --no-such",
+        "swarm status --no-such x",
+        "swarm-serve m --no-such",
+        "swarm --no-such",
+        "rm -r /",
+    ],
 )
 def test_command_that_does_not_exist_is_found(line: str) -> None:
     assert problem(line) is not None

@@ -9,7 +9,7 @@ from typing import Annotated
 import pytest
 import typer
 
-from swarm.cli import COMMANDS, Entry, load_command, run
+from swarm.cli import COMMANDS, Entry, Group, load_command, run
 from swarm.errors import MissingBlocks, ModelError, NetworkError, StreamClosed
 from swarm.settings import outranked
 from swarm.version import __version__
@@ -57,11 +57,13 @@ def fail(kind: str) -> None:
             raise ZeroDivisionError
 
 
-HERE = {
+FAIL = Entry(f"{__name__}:fail", "Fail.")
+HERE: dict[str, Entry | Group] = {
     "show": Entry(f"{__name__}:show", "Show."),
     "choose": Entry(f"{__name__}:choose", "Choose."),
-    "fail": Entry(f"{__name__}:fail", "Fail."),
+    "fail": FAIL,
     "absent": Entry("clients.no_such_module:x", "Not installed."),
+    "two": Group("Commands of two words.", {"words": Entry(f"{__name__}:show", "Show."), "fail": FAIL}),
 }
 
 
@@ -128,6 +130,25 @@ def test_what_is_given_more_directly_undoes_what_excludes_it(
     monkeypatch.setenv("SWARM_NEW", "1")
     assert weaker() == "['old']"
     assert weaker("--old", "y") == "['new']"
+
+
+def test_group_of_commands_lists_them_and_passes_everything_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, config: Path
+) -> None:
+    assert run(["two", "--help"], HERE) == 0
+    printed = capsys.readouterr().out
+    assert "Commands of two words." in printed
+    assert "words" in printed
+    config.write_text("kv-cache-tokens = 2\n[two]\njson = true\n[two.words]\ninitial-peers = ['/a']\n")
+    monkeypatch.setenv("SWARM_KV_CACHE_TOKENS", "3")
+    assert run(["two", "words", "m"], HERE) == 0
+    assert json.loads(capsys.readouterr().out) == ["m", 3, ["/a"], True]
+    assert run(["two", "fail", "blocks", "--debug"], HERE) == 1
+    assert "Traceback" in capsys.readouterr().err
+    assert run(["two", "no-such"], HERE) == 2
+    config.write_text("[two.words]\nno-such = 1\n")
+    assert run(["two", "words", "m"], HERE) == 2
+    assert "[two.words], but `swarm two words` has no option" in capsys.readouterr().err
 
 
 def test_help_of_a_command_names_variables(capsys: pytest.CaptureFixture[str]) -> None:
@@ -207,9 +228,16 @@ def test_completion_offers_commands_and_options(
         assert expected in capsys.readouterr().out.split()
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+def commands() -> dict[str, Entry]:
+    """All there are, those of two words too."""
+    plain = {name: entry for name, entry in COMMANDS.items() if isinstance(entry, Entry)}
+    groups = {name: group for name, group in COMMANDS.items() if isinstance(group, Group)}
+    return plain | {f"{name} {sub}": entry for name, group in groups.items() for sub, entry in group.commands.items()}
+
+
+@pytest.mark.parametrize("name", commands())
 def test_command_is_there_and_explains_itself(name: str) -> None:
-    command = load_command(name, COMMANDS[name])
+    command = load_command(name, commands()[name])
     assert command.help
     assert all(getattr(param, "help", None) for param in command.params)
 

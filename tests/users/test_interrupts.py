@@ -40,6 +40,17 @@ def test_ctrl_c_ends_an_answer(model: Path, cache: Path, peer: ServeProcess, tmp
         assert "Traceback" not in terminal.screen
 
 
+def test_ctrl_c_ends_a_benchmark_with_all_that_it_started(model: Path, cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "tmp").mkdir()
+    command = [*SWARM, "bench", "wan", str(model), "--peers=2", "--rounds=50", f"--cache-dir={cache}"]
+    with Terminal(command, temporary=tmp_path / "tmp") as terminal:
+        terminal.wait_for("warm-up")
+        terminal.press_ctrl_c()
+        assert terminal.wait(60) == 130
+        assert left(terminal) == []
+        assert "Traceback" not in terminal.screen
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_demo_that_is_ended_takes_its_peers_along(
     model: Path, cache: Path, tmp_path: Path, number: signal.Signals, code: int

@@ -1,0 +1,102 @@
+"""Answers, timed: of one model to one prompt, or to several at once as an application's threads would ask."""
+
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.generation.streamers import BaseStreamer
+
+__all__ = ["Answer", "ask", "ask_at_once", "decode_rate", "new_prompt", "whole_rate"]
+
+FIRST_ORDINARY = 3  # token ids below are often special ones
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`begun`: when it was asked for; `at`: when each of `tokens` came. Seconds on one clock."""
+
+    begun: float
+    at: tuple[float, ...]
+    tokens: tuple[int, ...]
+
+    @property
+    def first(self) -> float:
+        """Seconds to the first token."""
+        return self.at[0] - self.begun
+
+
+def decode_rate(answers: Sequence[Answer]) -> float:
+    """Tokens per second of all together, from the earliest first token to the end; the first tokens don't count."""
+    tokens = sum(len(answer.tokens) - 1 for answer in answers)
+    return tokens / (max(a.at[-1] for a in answers) - min(a.at[0] for a in answers))
+
+
+def whole_rate(answers: Sequence[Answer]) -> float:
+    """New tokens per second of all together, prompts included in the time."""
+    tokens = sum(len(answer.tokens) for answer in answers)
+    return tokens / (max(a.at[-1] for a in answers) - min(a.begun for a in answers))
+
+
+def new_prompt(vocabulary: int, length: int, seed: int) -> Tensor:
+    """Random tokens [1, length]."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(min(FIRST_ORDINARY, vocabulary - 1), vocabulary, (1, length), generator=generator)
+
+
+def ask(model: PreTrainedModel, prompt: Tensor, new_tokens: int) -> Answer:
+    """The greedy answer to `prompt` [1, n], always `new_tokens` long."""
+    return _ask(model, prompt, new_tokens, threading.Event())
+
+
+def ask_at_once(model: PreTrainedModel, prompts: Sequence[Tensor], new_tokens: int) -> list[Answer]:
+    """As `ask`, for each of `prompts` in a thread of its own."""
+    if len(prompts) == 1:
+        return [ask(model, prompts[0], new_tokens)]
+    stop = threading.Event()
+    with ThreadPoolExecutor(len(prompts), "asks") as pool:
+        try:
+            return list(pool.map(lambda prompt: _ask(model, prompt, new_tokens, stop), prompts))
+        except BaseException:  # interrupts, too: leaving waits for the threads
+            stop.set()
+            raise
+
+
+class _Interrupted(Exception):
+    pass
+
+
+class _Times(BaseStreamer):
+    """When each token came; the first entry is the prompt's."""
+
+    def __init__(self, stop: threading.Event) -> None:
+        self.at: list[float] = []
+        self.tokens: list[int] = []
+        self._stop = stop
+
+    def put(self, value: Tensor) -> None:
+        self.at.append(time.perf_counter())
+        self.tokens += value.flatten().tolist()
+        if self._stop.is_set():
+            raise _Interrupted
+
+    def end(self) -> None:
+        pass
+
+
+def _ask(model: PreTrainedModel, prompt: Tensor, new_tokens: int, stop: threading.Event) -> Answer:
+    times = _Times(stop)
+    begun = time.perf_counter()
+    model.generate(  # type: ignore[operator]
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        max_new_tokens=new_tokens,
+        min_new_tokens=new_tokens,
+        do_sample=False,
+        streamer=times,
+    )
+    return Answer(begun, tuple(times.at[1:]), tuple(times.tokens[prompt.shape[1] :]))

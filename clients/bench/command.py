@@ -1,0 +1,153 @@
+"""The command lines of `swarm bench local`, `swarm` and `wan`. Imports nothing heavy: help does not need it."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from clients.bench.trial import LocalTrial, SwarmTrial, WanTrial
+from clients.options import CacheDir
+from swarm.catalogue import default_cache
+from swarm.errors import UsageError
+from swarm.figures import whole_numbers
+from swarm.terminal import quiet_libraries
+
+__all__ = ["local", "swarm", "wan"]
+
+PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4")
+MBIT = 1e6 / 8  # bytes
+
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A hub id, a local folder, a .gguf file, or an alias such as smollm2.")
+]
+Threads = Annotated[int, typer.Option(min=1, help="Threads of the local process.")]
+PeerThreads = Annotated[int, typer.Option(min=1, help="Threads of each peer.")]
+ClientThreads = Annotated[int, typer.Option(min=1, help="Threads of the swarm's client.")]
+PromptTokens = Annotated[int, typer.Option(min=1, help="Length of a prompt.")]
+NewTokens = Annotated[int, typer.Option(min=4, help="Length of an answer.")]
+Rounds = Annotated[int, typer.Option(min=1, help="How often everything is measured, in turn; medians count.")]
+
+
+def local(
+    model: Model = "smollm2",
+    threads: Threads = 1,
+    dtype: Annotated[str, typer.Option(help="Precision of weights: fp32, bf16 or fp16.")] = "fp32",
+    prompt_tokens: PromptTokens = 64,
+    new_tokens: NewTokens = 64,
+    rounds: Rounds = 5,
+    cache_dir: CacheDir = None,
+) -> None:
+    """Measure a model in one process, without a swarm, beside the least that reading its weights could take.
+
+    The last line on standard output is one JSON object.
+    """
+    trial = LocalTrial(model, _cache(cache_dir), dtype, threads, prompt_tokens, new_tokens, rounds)
+    notes = _prepare()
+    from clients.bench.local import run
+
+    run(trial, notes)
+
+
+def swarm(
+    model: Model = "smollm2",
+    peers: Annotated[str, typer.Option(metavar="N[,…]", help="Peers, each with an equal part of the blocks.")] = "2",
+    sessions: Annotated[str, typer.Option(metavar="N[,…]", help="Answers that are generated at once.")] = "1",
+    precision: Annotated[
+        str, typer.Option(metavar="NAME[,…]", help=f"Of the peers' weights: {', '.join(PRECISIONS)}.")
+    ] = "fp32",
+    threads: Threads = 1,
+    peer_threads: PeerThreads = 1,
+    client_threads: ClientThreads = 1,
+    prompt_tokens: PromptTokens = 64,
+    new_tokens: NewTokens = 64,
+    long_prompt: Annotated[int, typer.Option(min=0, help="Measure the first token after so many, too.")] = 0,
+    repeat_prompt: Annotated[int, typer.Option(min=0, help="Measure the same so many tokens twice, too.")] = 0,
+    rounds: Rounds = 5,
+    cache_dir: CacheDir = None,
+) -> None:
+    """Measure swarms on this machine against the same model in one process, in turn.
+
+    Every combination of --peers, --precision and --sessions is a case; all its peers run while any case is measured.
+    Local is fp32 under transformers with --threads, and is 1.0; ratios are taken round by round, so that a machine
+    whose speed drifts favours nobody. The last line on standard output is one JSON object.
+    """
+    trial = SwarmTrial(
+        model=model,
+        cache=_cache(cache_dir),
+        peers=whole_numbers("--peers", peers),
+        sessions=whole_numbers("--sessions", sessions),
+        precisions=_precisions(precision),
+        threads=threads,
+        peer_threads=peer_threads,
+        client_threads=client_threads,
+        prompt_tokens=prompt_tokens,
+        new_tokens=new_tokens,
+        rounds=rounds,
+        long_prompt=long_prompt,
+        repeated_prompt=repeat_prompt,
+    )
+    notes = _prepare()
+    from clients.bench.swarm import run
+
+    run(trial, notes)
+
+
+def wan(
+    model: Model = "smollm2",
+    peers: Annotated[int, typer.Option(min=1, help="Peers, each with an equal part of the blocks.")] = 3,
+    delay_ms: Annotated[
+        float, typer.Option(min=0, help="From each peer to each other and to the client, one way.")
+    ] = 25,
+    bandwidth_mbit: Annotated[float, typer.Option(min=0.1, help="Of each peer's line, each way.")] = 100,
+    precision: Annotated[str, typer.Option(help=f"Of the peers' weights: {', '.join(PRECISIONS)}.")] = "fp32",
+    peer_threads: PeerThreads = 1,
+    client_threads: ClientThreads = 1,
+    prompt_tokens: PromptTokens = 64,
+    new_tokens: NewTokens = 32,
+    rounds: Rounds = 3,
+    cache_dir: CacheDir = None,
+) -> None:
+    """Measure one session over peers that are far from each other: real peers here, long lines played between them.
+
+    A token goes around the ring once, so it takes one delay for each hop and one back, and the computing: what it takes
+    beyond that is shown with where it goes. The last line on standard output is one JSON object.
+    """
+    trial = WanTrial(
+        model=model,
+        cache=_cache(cache_dir),
+        peers=peers,
+        precision=_precisions(precision)[0],
+        delay=delay_ms / 1000,
+        bandwidth=bandwidth_mbit * MBIT,
+        peer_threads=peer_threads,
+        client_threads=client_threads,
+        prompt_tokens=prompt_tokens,
+        new_tokens=new_tokens,
+        rounds=rounds,
+    )
+    notes = _prepare()
+    from clients.bench.wan import run
+
+    run(trial, notes)
+
+
+def _cache(given: Path | None) -> Path:
+    return given or default_cache(os.environ)
+
+
+def _precisions(text: str) -> tuple[str, ...]:
+    names = text.replace(",", " ").split()
+    for name in names:
+        if name not in PRECISIONS:
+            raise UsageError(f"--precision is one of {', '.join(PRECISIONS)}, not '{name}'")
+    if not names:
+        raise UsageError(f"--precision is one of {', '.join(PRECISIONS)}; none was given")
+    return tuple(dict.fromkeys(names))
+
+
+def _prepare() -> Console:
+    """Where progress is told."""
+    quiet_libraries(os.environ)
+    return Console(stderr=True, highlight=False)

@@ -1,0 +1,79 @@
+"""Peers of one layout on this machine, and a client of them."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from clients.bench.answers import Answer, ask_at_once
+from clients.bench.steps import StepLog
+from clients.bench.trial import Layout, shares
+from clients.local_swarm import LocalSwarm
+from clients.model import SwarmModelForCausalLM
+from swarm.checkpoint import Checkpoint
+from swarm.rates import threads
+
+__all__ = ["Fleet"]
+
+LOOPBACK = ("--host", "127.0.0.1")
+DTYPES = ("fp32", "bf16", "fp16")
+
+
+class Fleet:
+    """A context manager; whatever it started is gone when it ends.
+
+    `options`: for each peer, after those that every peer gets."""
+
+    def __init__(
+        self,
+        model: str,
+        cache: Path,
+        checkpoint: Checkpoint,
+        layout: Layout,
+        *,
+        peer_threads: int,
+        client_threads: int,
+        options: Sequence[Sequence[str]] = (),
+    ) -> None:
+        self.layout = layout
+        self.steps = StepLog()
+        self._stack = ExitStack()
+        self._client_threads = client_threads
+        spans = shares(checkpoint.num_blocks, layout.peers)
+        own = options or [("--port", "0")] * layout.peers
+        try:
+            swarm = self._stack.enter_context(LocalSwarm(model, cache, threads=peer_threads))
+            for index, (span, extra) in enumerate(zip(spans, own, strict=True)):
+                swarm.start(f"peer{index}", "--blocks", str(span), *_precision(layout.precision), *LOOPBACK, *extra)
+            swarm.wait_ready()
+            self.model = self._stack.enter_context(
+                SwarmModelForCausalLM.from_pretrained(
+                    str(checkpoint.folder),
+                    initial_peers=swarm.addresses,
+                    cache=cache,
+                    observer=self.steps.hear,
+                    dtype=torch.float32,
+                )
+            )
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def ask(self, prompts: Sequence[Tensor], new_tokens: int) -> list[Answer]:
+        """Greedy answers to all of `prompts` at once."""
+        with threads(self._client_threads):
+            return ask_at_once(self.model, prompts, new_tokens)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stack.__exit__(kind, error, at)
+
+
+def _precision(name: str) -> tuple[str, str]:
+    return ("--dtype" if name in DTYPES else "--quantization", name)

@@ -1,0 +1,99 @@
+"""What is to be measured."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from swarm.errors import UsageError
+from swarm.ids import Span
+
+__all__ = ["Case", "Layout", "LocalTrial", "SwarmTrial", "WanTrial", "shares"]
+
+
+@dataclass(frozen=True, slots=True)
+class LocalTrial:
+    """`rounds` greedy answers of `new_tokens` by one process."""
+
+    model: str
+    cache: Path
+    precision: str
+    threads: int
+    prompt_tokens: int
+    new_tokens: int
+    rounds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """`peers` that share the blocks evenly, all in `precision`."""
+
+    peers: int
+    precision: str
+
+    def __str__(self) -> str:
+        return f"{self.peers} peer{'s' * (self.peers > 1)}, {self.precision}"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """`sessions` that generate at once."""
+
+    layout: Layout
+    sessions: int
+
+    def __str__(self) -> str:
+        return f"{self.layout}, {self.sessions} session{'s' * (self.sessions > 1)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwarmTrial:
+    """Every combination of `peers`, `precisions` and `sessions`, each in turn with one process of `threads` threads.
+
+    `long_prompt`, `repeated_prompt`: tokens of prompts of which the first token alone is measured; 0 for none."""
+
+    model: str
+    cache: Path
+    peers: tuple[int, ...]
+    sessions: tuple[int, ...]
+    precisions: tuple[str, ...]
+    threads: int
+    peer_threads: int
+    client_threads: int
+    prompt_tokens: int
+    new_tokens: int
+    rounds: int
+    long_prompt: int = 0
+    repeated_prompt: int = 0
+
+    @property
+    def layouts(self) -> Iterator[Layout]:
+        return (Layout(peers, precision) for precision in self.precisions for peers in self.peers)
+
+    @property
+    def cases(self) -> Iterator[Case]:
+        return (Case(layout, sessions) for layout in self.layouts for sessions in self.sessions)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WanTrial:
+    """One session over `peers`, each behind a line of `delay` seconds one way and `bandwidth` bytes per second."""
+
+    model: str
+    cache: Path
+    peers: int
+    precision: str
+    delay: float
+    bandwidth: float
+    peer_threads: int
+    client_threads: int
+    prompt_tokens: int
+    new_tokens: int
+    rounds: int
+
+
+def shares(blocks: int, peers: int) -> list[Span]:
+    """`blocks` in `peers` parts that are as equal as can be. Raises UsageError when there are too few."""
+    if peers > blocks:
+        raise UsageError(f"--peers {peers}: this model has only {blocks} blocks to share out")
+    ends = [blocks * (index + 1) // peers for index in range(peers)]
+    return [Span(start, end) for start, end in zip([0, *ends], ends, strict=False)]

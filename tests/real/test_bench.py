@@ -1,0 +1,50 @@
+"""`swarm bench swarm` and `wan` from the command line to their figures: real peers of a tiny model."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.models import tiny_model
+
+DELAY_MS = 20.0
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model("llama", tmp_path_factory.mktemp("models") / "llama")
+
+
+def bench(regime: str, model: Path, cache: Path, *options: str) -> dict[str, Any]:
+    """The last line of what it prints."""
+    common = ("--new-tokens=6", "--prompt-tokens=8", "--rounds=1", f"--cache-dir={cache}")
+    command = [sys.executable, "-m", "swarm", "bench", regime, str(model), *common, *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert isinstance(said, dict)
+    return said
+
+
+def test_swarm_is_measured_against_one_process(tiny: Path, tmp_path: Path) -> None:
+    said = bench("swarm", tiny, tmp_path, "--peers=1", "--sessions=1,3", "--long-prompt=40", "--repeat-prompt=32")
+    one, three = said["cases"]
+    assert (one["name"], three["name"]) == ("1 peer, fp32, 1 session", "1 peer, fp32, 3 sessions")
+    for case in (one, three):
+        assert case["faithful"] is True
+        assert 0 < case["rate"]["median"] < case["most"]
+        assert case["ratio"]["median"] > 0
+    assert said["long_prompt"]["1 peer, fp32"]["seconds"]["median"] > 0
+    assert said["repeated_prompt"]["1 peer, fp32"]["ratio"]["median"] > 0
+
+
+def test_far_peers_are_reached_over_their_lines_alone(tiny: Path, tmp_path: Path) -> None:
+    """Were a way around a line found, the command would say so in place of a figure."""
+    said = bench("wan", tiny, tmp_path, "--peers=2", f"--delay-ms={DELAY_MS}")
+    assert said["delays"] == pytest.approx(3 * DELAY_MS)
+    assert said["whole"] > said["delays"]
+    assert said["over"]["median"] > 1
+    assert said["lines"]["connections"] >= 3
