@@ -5,12 +5,14 @@ import functools
 from typing import Any, TypeVar, cast
 
 import torch
+from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from clients.blocks import ATTENTION, blocks_of
+from clients.head import Head
 from swarm.checkpoint import Checkpoint, client_weights
 from swarm.errors import ModelError
-from swarm.layout import let_go_of_files, store_by_columns
+from swarm.layout import let_go_of_files
 from swarm.weights import quiet_library
 
 __all__ = ["build"]
@@ -41,11 +43,21 @@ def build(base: type[M], checkpoint: Checkpoint, dtype: torch.dtype | None) -> M
     model.name_or_path = model.config.name_or_path = str(checkpoint.folder)
     if (checkpoint.folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(checkpoint.folder)
-    head = model.get_output_embeddings()
-    if head is not None:
-        store_by_columns(head)
+    _put_head(model)
     let_go_of_files(model)
     return cast(M, model.requires_grad_(False))
+
+
+def _put_head(model: PreTrainedModel) -> None:
+    """A fast head in the place of the library's, under the same name."""
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    if type(head) is not nn.Linear:
+        return
+    path = next(name for name, module in model.named_modules() if module is head)
+    owner, _, name = path.rpartition(".")
+    fast = Head.of(head)
+    fast.pack()
+    setattr(model.get_submodule(owner), name, fast)
 
 
 @functools.cache
