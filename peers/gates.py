@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peers.attention import Current, PagedBatch
+from peers.attention import Current
+from peers.batch import PagedBatch
+from peers.fused import FusedBlock
 from swarm.errors import ModelError
 
 __all__ = ["Gates", "find_layers"]
@@ -29,6 +31,9 @@ class Gates:
         self._layers = slice(0, 0)
         self._current = Current(layers)
         self._states: Tensor | None = None
+        self._list = layers
+        self._fused: list[FusedBlock | None] = [None] * len(layers)
+        self.embeddings: list[object] = [None] * len(layers)  # the position embeddings that layers were given to learn
         for index, layer in enumerate(layers):
             # nn.Module calls `self.forward`; an attribute of the instance comes before the method of its class.
             layer.forward = self._gate(index, layer.forward)
@@ -48,6 +53,19 @@ class Gates:
         assert self._states is not None
         return self._states
 
+    def replace(self, index: int, block: FusedBlock) -> None:
+        """Lets a block compute in place of a layer, whose own parts are let go."""
+        self._fused[index] = block
+        layer = self._list[index]
+        for name in [name for name, _ in layer.named_children()]:
+            delattr(layer, name)
+        layer.add_module("fused", block)
+
+    def fused(self, layers: slice) -> list[FusedBlock] | None:
+        """The blocks in place of these layers, when all of them have one."""
+        blocks = [block for block in self._fused[layers] if block is not None]
+        return blocks if len(blocks) == layers.stop - layers.start else None
+
     def _gate(self, index: int, forward: Callable[..., Any]) -> Callable[..., Any]:
         def gated(*args: Any, **kwargs: Any) -> Any:
             batch = self._current.batch
@@ -58,7 +76,13 @@ class Gates:
                 return (states,) if self._in_tuples else states
             if batch.learn:
                 _check_inputs(forward, args, kwargs)
+                self.embeddings[index] = kwargs.get("position_embeddings")
             batch.layer = index
+            block = self._fused[index]
+            if block is not None:
+                assert self._states is not None
+                self._states = block(self._states[0].clone(), batch)[None]
+                return (self._states,) if self._in_tuples else self._states
             if args:
                 args = (self._states, *args[1:])
             else:

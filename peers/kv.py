@@ -4,13 +4,17 @@ Both are plain tensors indexed by slot (page times page size plus offset). Memor
 on a CPU, since it is never written.
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+
 import torch
 from torch import Tensor
 
 from peers.pages import PagePool, PageTable
 from swarm.errors import UsageError
 
-__all__ = ["KVCache", "PagedRows", "slots"]
+__all__ = ["Arenas", "KVCache", "PagedRows", "runs", "slots"]
 
 
 def slots(table: PageTable, start: int, stop: int) -> Tensor:
@@ -23,34 +27,103 @@ def slots(table: PageTable, start: int, stop: int) -> Tensor:
     return torch.tensor(table.pages, dtype=torch.int64)[tokens // size] * size + tokens % size
 
 
-class KVCache:
-    """Keys and values of `layers` layers, one arena `[kv heads, slots, head width]` each for keys and for values.
+def runs(table: PageTable, start: int, stop: int) -> list[tuple[int, int]]:
+    """The pieces in which tokens `[start, stop)` of a row lie, in order: the first slot of each, and its tokens."""
+    first = table.first_slot
+    if first is not None:
+        return [(first + start, stop - start)]
+    size = table.pool.page_size
+    pages = table.pages[start // size : -(-stop // size)]
+    pieces, token = [], start
+    for _, group in groupby(enumerate(pages), lambda entry: entry[1] - entry[0]):
+        held = list(group)
+        end = min(stop, (start // size + held[-1][0] + 1) * size)
+        pieces.append((held[0][1] * size + token % size, end - token))
+        token = end
+    return pieces
 
-    A layer's arenas are made when it first writes, since only then its heads are known; or by `resemble`. Heads lie
-    outermost, so that one head of a contiguous row is one dense matrix: attention over it is up to 1.7 times faster.
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Arenas:
+    """Keys and values of layers that are alike: `[layers, kv heads, slots, width]` each.
+
+    Heads lie outside of slots, so that one head of a contiguous row is one dense matrix: attention over it is up to 1.7
+    times faster.
+    """
+
+    keys: Tensor
+    values: Tensor
+    both: Tensor | None  # the heads of keys, then those of values, where these have the same width
+
+    @classmethod
+    def empty(cls, layers: int, slots: int, shape: "Shape", *, dtype: torch.dtype, device: torch.device) -> "Arenas":
+        if shape.width == shape.value_width:
+            heads = 2 * shape.heads
+            both = torch.empty(layers, heads, slots, shape.width, dtype=dtype, device=device)
+            return cls(both[:, : shape.heads], both[:, shape.heads :], both)
+        keys = torch.empty(layers, shape.heads, slots, shape.width, dtype=dtype, device=device)
+        values = torch.empty(layers, shape.heads, slots, shape.value_width, dtype=dtype, device=device)
+        return cls(keys, values, None)
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.keys, self.values) if self.both is None else (self.both,)
+
+    @property
+    def shape(self) -> "Shape":
+        return Shape(self.keys.shape[1], self.keys.shape[3], self.values.shape[3])
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Of one token in one layer."""
+
+    heads: int
+    width: int
+    value_width: int
+
+
+class KVCache:
+    """Keys and values of `layers` layers.
+
+    A layer's arenas are made when it first writes, since only then its heads are known; or by `resemble`, which puts
+    layers that are alike into one tensor.
     """
 
     def __init__(self, layers: int, pool: PagePool, *, dtype: torch.dtype, device: torch.device) -> None:
         self.pool = pool
         self.dtype = dtype
         self.device = device
-        self._arenas: list[tuple[Tensor, Tensor] | None] = [None] * layers
+        self._places: list[tuple[Arenas, int] | None] = [None] * layers
 
-    def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Puts `keys` and `values`, `[kv heads, tokens, width]`, into their slots; returns the layer's two arenas."""
-        arenas = self._arenas[layer]
-        if arenas is None:
-            arenas = self._arenas[layer] = (self._arena(keys), self._arena(values))
-        arenas[0].index_copy_(1, slots, keys)
-        arenas[1].index_copy_(1, slots, values)
-        return arenas
+    def place(self, layer: int) -> tuple[Arenas, int]:
+        """Where a layer that has written is: its arenas, and which of their layers it is."""
+        place = self._places[layer]
+        if place is None:
+            raise ValueError(f"layer {layer} has not written yet")
+        return place
+
+    def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Puts `keys` and `values`, `[kv heads, tokens, width]`, into their slots."""
+        if self._places[layer] is None:
+            shape = Shape(keys.shape[0], keys.shape[2], values.shape[2])
+            self._places[layer] = (self._arenas(1, shape), 0)
+        arenas, index = self.place(layer)
+        arenas.keys[index].index_copy_(1, slots, keys)
+        arenas.values[index].index_copy_(1, slots, values)
+
+    def write_both(self, layer: int, slots: Tensor, both: Tensor) -> None:
+        """Puts `both`, `[tokens, heads of keys and then of values, width]`, into their slots."""
+        if self._places[layer] is None:
+            self._places[layer] = (self._arenas(1, Shape(both.shape[1] // 2, both.shape[2], both.shape[2])), 0)
+        arenas, index = self.place(layer)
+        assert arenas.both is not None
+        arenas.both[index].index_copy_(1, slots, both.transpose(0, 1))
 
     def view(self, layer: int, table: PageTable) -> tuple[Tensor, Tensor]:
         """A row's keys and values, `[kv heads, length, width]`: in place when the row is contiguous, else copied."""
-        arenas = self._arenas[layer]
-        if arenas is None:
-            raise ValueError(f"layer {layer} has not written yet")
-        keys, values = arenas
+        arenas, place = self.place(layer)
+        keys, values = arenas.keys[place], arenas.values[place]
         first = table.first_slot
         if first is not None:
             return keys.narrow(1, first, table.length), values.narrow(1, first, table.length)
@@ -61,16 +134,21 @@ class KVCache:
     def copy_page(self, source: int, target: int) -> None:
         """Copies one page in all layers, as `PageTable.fork` and `crop` ask for."""
         size = self.pool.page_size
-        for arenas in self._arenas:
-            for arena in arenas or ():
-                arena.narrow(1, target * size, size).copy_(arena.narrow(1, source * size, size))
+        for arenas in self._all():
+            for tensor in arenas.tensors:
+                tensor.narrow(2, target * size, size).copy_(tensor.narrow(2, source * size, size))
 
     def resemble(self, other: "KVCache") -> None:
         """Makes arenas for the layers that `other` has written, with the same heads. Raises UsageError on no memory."""
+        alike: dict[Shape, list[int]] = {}
+        for layer, place in enumerate(other._places):
+            if place is not None:
+                alike.setdefault(place[0].shape, []).append(layer)
         try:
-            for layer, arenas in enumerate(other._arenas):
-                if arenas is not None:
-                    self._arenas[layer] = (self._arena(arenas[0]), self._arena(arenas[1]))
+            for shape, layers in alike.items():
+                arenas = self._arenas(len(layers), shape)
+                for index, layer in enumerate(layers):
+                    self._places[layer] = (arenas, index)
         except (RuntimeError, MemoryError) as error:
             size = other.bytes_per_token * self.pool.tokens >> 20
             raise UsageError(
@@ -81,12 +159,13 @@ class KVCache:
     @property
     def bytes_per_token(self) -> int:
         """Bytes of all layers that have arenas."""
-        arenas = (arena for pair in self._arenas for arena in pair or ())
-        return sum(arena.shape[0] * arena.shape[2] * arena.element_size() for arena in arenas)
+        return sum(tensor.nbytes for arenas in self._all() for tensor in arenas.tensors) // self.pool.tokens
 
-    def _arena(self, like: Tensor) -> Tensor:
-        heads, _, width = like.shape
-        return torch.empty(heads, self.pool.tokens, width, dtype=self.dtype, device=self.device)
+    def _all(self) -> Iterator[Arenas]:
+        return iter({id(place[0]): place[0] for place in self._places if place is not None}.values())
+
+    def _arenas(self, layers: int, shape: Shape) -> Arenas:
+        return Arenas.empty(layers, self.pool.tokens, shape, dtype=self.dtype, device=self.device)
 
 
 class PagedRows:

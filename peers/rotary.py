@@ -6,11 +6,13 @@ What a row computes must not depend on the rows it is packed with, nor on those 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from peers.pages import RowSlice
+from peers.turns import Compute, Halves, Pairs, Turning
 
-__all__ = ["TurningRotary"]
+__all__ = ["Rotaries", "TurningRotary"]
 
 
 class TurningRotary:
@@ -27,6 +29,9 @@ class TurningRotary:
             return [rows]
         return [[row] for row in rows]
 
+    def turns(self, rotary: nn.Module) -> bool:
+        return any(rotary is own for own in self._rotaries)
+
     def reset(self) -> None:
         """Forgets the longest row seen so far: the library would use its frequencies for shorter ones too."""
         for rotary in self._rotaries:
@@ -35,6 +40,49 @@ class TurningRotary:
                     setattr(rotary, name.replace("original_", ""), buffer.clone())
             for name in [name for name in vars(rotary) if name.endswith("max_seq_len_cached")]:
                 setattr(rotary, name, rotary.original_max_seq_len)
+
+
+class Rotaries:
+    """The rotary embeddings of a model, found by what they give: each layer was given that of one of them."""
+
+    def __init__(
+        self, model: nn.Module, turning: TurningRotary, positions: Tensor, dtype: torch.dtype, *, in_pairs: bool
+    ) -> None:
+        """`positions` `[1, T]`: those for which layers were given position embeddings. `in_pairs`: whether heads can be
+        put into `pair_order`."""
+        self._found: list[tuple[tuple[Tensor, Tensor], Turning]] = []
+        like = torch.empty(0, dtype=dtype, device=positions.device)
+        for rotary in (module for module in model.modules() if hasattr(module, "rope_type")):
+            kinds = list(rotary.rope_type) if isinstance(rotary.rope_type, dict) else [None]
+            for kind in kinds:
+                compute = _compute(rotary, like, kind)
+                cos, sin = compute(positions)
+                if _turns_halves(cos) and _turns_halves(sin):
+                    turn = Pairs if in_pairs else Halves
+                    fixed = not turning.turns(rotary)
+                    width, device = cos.shape[-1], positions.device
+                    self._found.append(((cos, sin), Turning(compute, turn, width=width, fixed=fixed, device=device)))
+
+    def of(self, given: object) -> list[Turning | None]:
+        """In which ways a layer that was given these embeddings may turn its heads, the likeliest first."""
+        if isinstance(given, tuple) and len(given) == 2:
+            for (cos, sin), turning in self._found:
+                if torch.equal(cos, given[0]) and torch.equal(sin, given[1]):
+                    return [turning, None]
+        return [None]
+
+
+def _compute(rotary: Any, like: Tensor, kind: str | None) -> Compute:
+    def compute(positions: Tensor) -> tuple[Tensor, Tensor]:
+        cos, sin = rotary(like, positions) if kind is None else rotary(like, positions, kind)
+        return cos, sin
+
+    return compute
+
+
+def _turns_halves(values: Tensor) -> bool:
+    half, odd = divmod(values.shape[-1], 2)
+    return values.dim() == 3 and not odd and torch.equal(values[..., :half], values[..., half:])
 
 
 def _turns(rope_type: str) -> bool:

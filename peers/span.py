@@ -3,22 +3,27 @@
 The library's base model runs with its own rotary embeddings and per-layer types, its layers narrowed to the blocks of
 the span. Gates (`peers.gates`) let through only the blocks of the hop at hand, and give the first of them the hidden
 states that came in, whatever the model did to its input before: embedding scales and learned positions are the
-client's. No code here knows a model family; `probe` finds out whether one can work.
+client's. No code here knows a model family; `probe` finds out whether one can work. Layers of the usual kind are then
+replaced by fused blocks (`peers.fused`), each only when it gives what the layer gave.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from peers.attention import PAGED, PROBED, PagedBatch
+from peers.attention import PAGED, PROBED
+from peers.batch import PagedBatch
+from peers.fusing import fuse
 from peers.gates import Gates, find_layers
 from peers.kv import KVCache
 from peers.pages import PagePool, PageTable, RowSlice
 from peers.quantized import Packing, load_packed
-from peers.rotary import TurningRotary
+from peers.rotary import Rotaries, TurningRotary
+from peers.trial import Trial
 from swarm.checkpoint import Checkpoint, load_span
 from swarm.errors import ModelError, UsageError
 from swarm.ids import Span
@@ -47,9 +52,11 @@ class BlockSpan:
         kv_tokens: int,
         page_size: int = 16,
         dtype: torch.dtype | None = None,
+        finish: Callable[[nn.Module], None] | None = None,
     ) -> None:
         """`model`: a base model with exactly these layers. `dtype`: of hidden states, keys and values; by default the
-        model's. Raises ModelError when it can't run in a swarm."""
+        model's. `finish` is called with each layer once it is fused or is not going to be: its weights may be put into
+        another order then. Raises ModelError when the model can't run in a swarm."""
         self.blocks = blocks
         self.model = model
         model.requires_grad_(False).train(False)
@@ -58,12 +65,15 @@ class BlockSpan:
         self.device: torch.device = model.device
         packed = any(isinstance(module, Packed) for module in model.modules())
         self._rounding = torch.finfo(torch.bfloat16 if packed else self.dtype).eps
+        self._in_pairs = self.dtype == torch.float32 and not packed  # packed weights can't be put into another order
         self.pool = PagePool(-(-kv_tokens // page_size), page_size)
         self.cache = KVCache(len(blocks), self.pool, dtype=self.dtype, device=self.device)
         self._windows: list[int | None] = [None] * len(blocks)
-        self._gates = Gates(find_layers(model, len(blocks)))
+        self._layers = find_layers(model, len(blocks))
+        self._gates = Gates(self._layers)
         self._rotary = TurningRotary(model)
         self.cache.resemble(self.probe())
+        self._fuse(finish)
 
     @classmethod
     def load(
@@ -82,11 +92,16 @@ class BlockSpan:
         `dtype` is that of the weights, or with `packing` of all but the linear layers' weights."""
         if packing is None:
             model = load_span(checkpoint, blocks, dtype=dtype, device=device, attn_implementation=PAGED)
-            pack_linears(model)
             let_go_of_files(model)
         else:
             model = load_packed(checkpoint, blocks, packing, dtype=dtype, attn_implementation=PAGED)
-        return cls(model, blocks, kv_tokens=kv_tokens, page_size=page_size, dtype=dtype)
+        finish = pack_linears if packing is None else None
+        return cls(model, blocks, kv_tokens=kv_tokens, page_size=page_size, dtype=dtype, finish=finish)
+
+    @property
+    def fused(self) -> tuple[bool, ...]:
+        """Which blocks run fused; the others run as the library has them."""
+        return tuple(self._gates.fused(slice(index, index + 1)) is not None for index in range(len(self.blocks)))
 
     @property
     def windows(self) -> tuple[int | None, ...]:
@@ -122,6 +137,12 @@ class BlockSpan:
 
     def _run(self, hidden: Tensor, batch: PagedBatch, layers: slice) -> Tensor:
         self._rotary.reset()
+        blocks = self._gates.fused(layers)
+        if blocks is not None:
+            states = hidden.to(device=self.device, dtype=self.dtype, copy=True)
+            for batch.layer, block in enumerate(blocks, layers.start):
+                states = block(states, batch)
+            return states
         states = hidden.to(device=self.device, dtype=self.dtype)[None]
         with self._gates.open(layers, states, batch):
             self.model(inputs_embeds=states, position_ids=batch.positions[None], use_cache=False)
@@ -151,7 +172,7 @@ class BlockSpan:
         tokens = torch.randn(PROBE_TOKENS, self.hidden_size, generator=generator).to(self.device, self.dtype)
         layers = slice(0, len(self.blocks))
         self.model.set_attn_implementation(PROBED)
-        batch = PagedBatch(scratch, [_new(whole, PROBE_TOKENS)], self._windows, learn=True)
+        batch = self._seen = PagedBatch(scratch, [_new(whole, PROBE_TOKENS)], self._windows, learn=True)
         expected = self._run(tokens, batch, layers)
         if any(calls != 1 for calls in batch.calls):
             raise ModelError("its blocks do not all attend just once through the library's AttentionInterface")
@@ -161,6 +182,23 @@ class BlockSpan:
             output = self._run(tokens[which], PagedBatch(scratch, rows, self._windows), layers)
             if not self._agree(output, expected[which], tokens[which]):
                 raise ModelError("its blocks keep state outside attention")
+
+    @torch.inference_mode()
+    def _fuse(self, finish: Callable[[nn.Module], None] | None) -> None:
+        """Puts fused blocks in place of the layers that they equal."""
+        rotaries = Rotaries(self.model, self._rotary, self._seen.positions[None], self.dtype, in_pairs=self._in_pairs)
+        trial = Trial(self.hidden_size, self.dtype, self.device, rounding=self._rounding)
+        for index, layer in enumerate(self._layers):
+            heads, part = self._seen.heads[index], slice(index, index + 1)
+            assert heads is not None  # the layer has attended once
+            expected = trial.run(self._windows, index, partial(self._run, layers=part))
+            for block in fuse(layer, heads, rotaries.of(self._gates.embeddings[index])):
+                if trial.agrees(expected, trial.run(self._windows, index, block)):
+                    self._gates.replace(index, block)
+                    break
+            if finish is not None:
+                finish(layer)
+        del self._seen, self._gates.embeddings[:]
 
     def _agree(self, output: Tensor, expected: Tensor, given: Tensor) -> bool:
         """Whether two outputs differ by no more than rounding explains. Rounding grows with depth as a random walk."""

@@ -10,7 +10,7 @@ use the ordinary product. Both ways sum in fp32, so they differ by rounding alon
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, ClassVar, Self
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from swarm.errors import UsageError
 from swarm.onednn import PackedLinear, packs
 
-__all__ = ["PACKED", "Packed", "fitting", "pack", "packed_bytes", "relative_error", "restore"]
+__all__ = ["PACKED", "Packed", "fitting", "join", "pack", "packed_bytes", "relative_error", "restore"]
 
 GROUP = 32  # inputs that share a scale and a zero in int4: as in the Q4 formats of GGUF
 KERNEL_INPUTS = 32  # the integer kernels read so many inputs at once, beyond the end if need be
@@ -46,6 +46,7 @@ class Packed(nn.Module):
     """A linear layer `[…, in] -> […, out]`; its tensors are buffers, all of them in `tensors`."""
 
     name: ClassVar[str]
+    outputs_at: ClassVar[dict[str, int]]  # the dimension of outputs in each of its tensors, the bias left out
     unpack_rows: int  # from so many on, the weight is unpacked
 
     def __init__(self, in_features: int, out_features: int, bias: Tensor | None) -> None:
@@ -56,18 +57,23 @@ class Packed(nn.Module):
         self.bias: Tensor | None
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = x.reshape(-1, self.in_features).to(torch.bfloat16)
-        unpacked = len(rows) >= self.unpack_rows or rows.requires_grad  # the kernels have no backward
+        rows = (x if x.dim() == 2 else x.reshape(-1, self.in_features)).to(torch.bfloat16)
+        unpacked = rows.shape[0] >= self.unpack_rows or rows.requires_grad  # the kernels have no backward
         y = (self._unpacked_product(rows) if unpacked else self._product(rows)).to(x.dtype)
         if self.bias is not None:
             y = y + self.bias.to(x.dtype)
-        return y.view(*x.shape[:-1], self.out_features)
+        return y if x.dim() == 2 else y.view(*x.shape[:-1], self.out_features)
 
     def tensors(self) -> dict[str, Tensor]:
         return dict(self.named_buffers(recurse=False))
 
     def extra_repr(self) -> str:
         return f"{self.in_features} -> {self.out_features}, {self.name}"
+
+    @property
+    def joinable(self) -> bool:
+        """Whether its tensors and those of others, one behind the other, are those of a layer with all the outputs."""
+        return True
 
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor | None) -> Self:
@@ -100,6 +106,7 @@ class Bf16Linear(Packed):
     """In the order in which oneDNN reads it, where there is oneDNN."""
 
     name = "bf16"
+    outputs_at: ClassVar = {"weight": 0}
     unpack_rows = 0
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
@@ -131,6 +138,7 @@ class Int8Linear(Packed):
     """Each output has one scale: the greatest of its weights is 127."""
 
     name = "int8"
+    outputs_at: ClassVar = {"values": 0, "scales": 0}
     unpack_rows = INT8_UNPACK_ROWS
 
     def __init__(self, values: Tensor, scales: Tensor, bias: Tensor | None) -> None:
@@ -169,6 +177,7 @@ class Int4Linear(Packed):
     """Each group of 32 inputs of an output has 16 levels, `zero + scale * (level - 8)`."""
 
     name = "int4"
+    outputs_at: ClassVar = {"levels": 0, "scales": 1}
 
     def __init__(self, levels: Tensor, scales: Tensor, bias: Tensor | None) -> None:
         """`levels` uint8 `[out, in / 2]`, laid out for the kernel; `scales` bf16 `[in / 32, out, 2]`, with zeros."""
@@ -180,6 +189,10 @@ class Int4Linear(Packed):
         block = _block_of_layout()
         self._block = block if block and self.out_features % block == 0 else None
         self.unpack_rows = INT4_UNPACK_ROWS if self._block else NEVER
+
+    @property
+    def joinable(self) -> bool:
+        return self._block is not None
 
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor | None) -> Self:
@@ -229,6 +242,25 @@ def pack(linear: nn.Linear, precision: str) -> Packed:
         raise UsageError(f"weights are packed as {', '.join(_KINDS)}, not '{precision}'")
     kind = _KINDS[fitting(precision, linear.in_features, linear.out_features)]
     return kind.of(linear.weight.detach(), None if linear.bias is None else linear.bias.detach().clone())
+
+
+def join(linears: Sequence[Packed]) -> Packed | None:
+    """One layer with the outputs of all of them, which have the same inputs; None where packed weights can't be joined.
+    They are copied."""
+    kind = type(linears[0])
+    if not all(type(linear) is kind and linear.joinable for linear in linears):
+        return None
+    each = [linear.tensors() for linear in linears]
+    biased = any("bias" in tensors for tensors in each)
+    names = set(each[0]) - {"bias"}
+    whole = {name: torch.cat([tensors[name] for tensors in each], dim=kind.outputs_at[name]) for name in names}
+    if biased:
+        pairs = zip(linears, each, strict=True)
+        like = next(tensors["bias"] for tensors in each if "bias" in tensors)
+        whole["bias"] = torch.cat(
+            [tensors.get("bias", like.new_zeros(linear.out_features)) for linear, tensors in pairs]
+        )
+    return kind.restored(whole)
 
 
 def restore(tensors: Mapping[str, Tensor]) -> Packed:

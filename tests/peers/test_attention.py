@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
-from peers.attention import PAGED, Current, PagedBatch, Rule, _spelled_out
-from peers.kv import KVCache
+from peers.attention import PAGED, Current
+from peers.batch import LEAST_RUN, PagedBatch
+from peers.kv import KVCache, runs
 from peers.pages import PagePool, PageTable, RowSlice
+from peers.scores import Rule, spelled_out
 from swarm.errors import ModelError
 
 KV_HEADS, GROUP, WIDTH, VALUES = 2, 3, 8, 4
@@ -44,7 +46,7 @@ class Row:
     values: Tensor = field(default_factory=lambda: torch.randn(KV_HEADS, 64, VALUES))
 
 
-def step(cache: KVCache, rows: list[Row], news: list[int], rule: Rule) -> tuple[Tensor, Tensor]:
+def step(cache: KVCache, rows: list[Row], news: list[int], rule: Rule, gather: bool = False) -> tuple[Tensor, Tensor]:
     """Adds `news` tokens to the rows in one batch: what paged attention gives, and what it should give."""
     slices, expected = [], []
     query = torch.randn(1, sum(news), HEADS, WIDTH).transpose(1, 2)
@@ -59,7 +61,7 @@ def step(cache: KVCache, rows: list[Row], news: list[int], rule: Rule) -> tuple[
         own = query[0, :, begin : begin + n]
         expected.append(plainly(own, row.keys[:, : at + n], row.values[:, : at + n], at, rule))
         begin += n
-    batch = PagedBatch(cache, slices, [rule.window])
+    batch = PagedBatch(cache, slices, [rule.window], gather=gather)
     output = batch.attend(query, torch.cat(keys, dim=1)[None], torch.cat(values, dim=1)[None], rule)
     return output[0], torch.cat(expected)
 
@@ -76,16 +78,33 @@ RULES = {
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES.keys())
 @pytest.mark.parametrize("page_size", [1, 4, 16])
-def test_rows_attend_as_if_alone_and_in_one_piece(rule: Rule, page_size: int) -> None:
+@pytest.mark.parametrize("gather", [False, True], ids=["one by one", "gathered"])
+def test_rows_attend_as_if_alone_and_in_one_piece(rule: Rule, page_size: int, gather: bool) -> None:
     torch.manual_seed(0)
     pool = PagePool(200 // page_size, page_size)
     cache = KVCache(1, pool, dtype=torch.float32, device=CPU)
     rows = [Row(PageTable(pool)) for _ in range(3)]  # without hints they get in each other's way
     for news in ([1, 1, 1], [7, 1, 12], [1, 1, 1], [1, 9, 1], [4, 4, 4], [1, 1, 1]):
-        output, expected = step(cache, rows, news, rule)
+        output, expected = step(cache, rows, news, rule, gather)
         torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-5)
     if page_size < 16:
         assert not all(row.table.contiguous for row in rows), "the test should see rows in pieces too"
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES.keys())
+def test_long_row_in_pieces_is_read_where_it_lies(rule: Rule) -> None:
+    torch.manual_seed(0)
+    pool = PagePool(64, 4)
+    cache = KVCache(1, pool, dtype=torch.float32, device=CPU)
+    row, other = Row(PageTable(pool)), PageTable(pool)
+    row.keys, row.values = torch.randn(KV_HEADS, 200, WIDTH), torch.randn(KV_HEADS, 200, VALUES)
+    step(cache, [row], [LEAST_RUN], rule)
+    other.extend(64)  # in the way
+    step(cache, [row], [2 * LEAST_RUN], rule)
+    assert 1 < len(runs(row.table, 0, row.table.length)) <= row.table.length / LEAST_RUN
+    for _ in range(3):
+        output, expected = step(cache, [row], [1], rule)
+        torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES.keys())
@@ -108,8 +127,8 @@ def test_long_prompts_with_spelled_out_scores_go_piecewise() -> None:
     )
     mask = torch.rand(9, 20) < 0.7
     mask[:, 0] = True
-    whole = _spelled_out(q, k, v, mask, rule)
-    pieces = _spelled_out(q, k, v, mask, rule, most_scores=2 * HEADS * 20)
+    whole = spelled_out(q, k, v, mask, rule)
+    pieces = spelled_out(q, k, v, mask, rule, most_scores=2 * HEADS * 20)
     torch.testing.assert_close(pieces, whole)
 
 

@@ -1,11 +1,12 @@
 """KV arenas and paged rows: what is written through a table is read through it, in place where that is possible."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import torch
 
-from peers.kv import KVCache, PagedRows, slots
+from peers.kv import KVCache, PagedRows, runs, slots
 from peers.pages import OutOfPages, PagePool, PageTable
 
 HEADS, WIDTH = 2, 3
@@ -40,6 +41,16 @@ def test_slots_follow_the_pages(make: Callable[[PagePool, int], PageTable]) -> N
 
 
 @pytest.mark.parametrize("make", [whole_row, broken_row])
+def test_runs_are_the_slots_in_as_few_pieces_as_can_be(make: Callable[[PagePool, int], PageTable]) -> None:
+    row = make(PagePool(64, 4), 11)
+    for start, stop in [(0, 11), (2, 11), (3, 4), (4, 8), (5, 9)]:
+        pieces = runs(row, start, stop)
+        each = [slot for first, n in pieces for slot in range(first, first + n)]
+        assert each == slots(row, start, stop).tolist()
+        assert all(first + n != following for (first, n), (following, _) in pairwise(pieces))
+
+
+@pytest.mark.parametrize("make", [whole_row, broken_row])
 def test_view_shows_the_row_that_was_written(make: Callable[[PagePool, int], PageTable]) -> None:
     pool = PagePool(64, 4)
     cache, row = cache_of(pool), make(pool, 11)
@@ -54,8 +65,27 @@ def test_view_shows_the_row_that_was_written(make: Callable[[PagePool, int], Pag
 def test_contiguous_row_is_seen_in_place() -> None:
     pool = PagePool(8, 4)
     cache, row = cache_of(pool), whole_row(pool, 9)
-    arena, _ = cache.write(0, slots(row, 0, 9), torch.randn(HEADS, 9, WIDTH), torch.randn(HEADS, 9, WIDTH))
-    assert cache.view(0, row)[0].untyped_storage().data_ptr() == arena.untyped_storage().data_ptr()
+    cache.write(0, slots(row, 0, 9), torch.randn(HEADS, 9, WIDTH), torch.randn(HEADS, 9, WIDTH))
+    assert cache.view(0, row)[0].untyped_storage().data_ptr() == cache.place(0)[0].keys.untyped_storage().data_ptr()
+
+
+def test_keys_and_values_written_as_one_are_those_written_apart() -> None:
+    pool = PagePool(8, 4)
+    cache, row = cache_of(pool), whole_row(pool, 5)
+    keys, values = torch.randn(HEADS, 5, WIDTH), torch.randn(HEADS, 5, WIDTH)
+    cache.write_both(0, slots(row, 0, 5), torch.cat([keys, values]).transpose(0, 1))
+    assert all(torch.equal(*pair) for pair in zip(cache.view(0, row), (keys, values), strict=True))
+
+
+def test_layers_that_are_alike_are_made_as_one() -> None:
+    pool = PagePool(8, 4)
+    small, row = KVCache(3, pool, dtype=torch.float32, device=torch.device("cpu")), whole_row(pool, 1)
+    for layer, width in enumerate((WIDTH, WIDTH + 1, WIDTH)):
+        small.write(layer, slots(row, 0, 1), torch.randn(HEADS, 1, width), torch.randn(HEADS, 1, width))
+    cache = KVCache(3, pool, dtype=torch.float32, device=torch.device("cpu"))
+    cache.resemble(small)
+    assert cache.place(0)[0] is cache.place(2)[0] is not cache.place(1)[0]
+    assert cache.bytes_per_token == small.bytes_per_token
 
 
 def test_layer_that_never_wrote_takes_no_memory_and_shows_nothing() -> None:

@@ -1,0 +1,118 @@
+"""A decoder block as few operations: what most families' layers compute, without the steps in between.
+
+A layer of the library takes some fifty operations and their Python. Here queries, keys and values come from one
+product, gate and up from another; rotary embeddings turn queries and keys together, in place; keys and values go from
+the product straight into their pages; and what a block adds is added in place. `peers.fusing` makes such blocks out of
+the library's layers, and they take a layer's place only where they give what it gives.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import rms_norm
+
+from peers.batch import Heads, PagedBatch
+from peers.turns import Turning
+
+__all__ = ["Attention", "Beside", "FusedBlock", "Mlp", "Norm", "WholeMlp"]
+
+
+class Norm(nn.Module):
+    """A root mean square norm over the last dimension.
+
+    In fp32 the root of `mean(x²) + eps` is a hypotenuse, which takes half the operations of torch's own `rms_norm`.
+    """
+
+    def __init__(self, weight: Tensor, eps: float, repeats: Sequence[int] | None = None) -> None:
+        """`weight` `[width]`; or `[n, width]`, of which row `i` is for so many heads as `repeats[i]` says."""
+        super().__init__()
+        self.width, self.eps = weight.shape[-1], eps
+        self.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
+        self._fp32 = weight.dtype == torch.float32
+        factors = self.weight * self.width**0.5 if self._fp32 else self.weight.clone()
+        if repeats is not None:
+            factors = factors.repeat_interleave(torch.tensor(repeats, device=weight.device), dim=0)
+        self._factors = factors
+        self._least = factors.new_tensor((eps * self.width) ** 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self._fp32:
+            length = torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), self._least)
+            return torch.div(x, length).mul_(self._factors)
+        return rms_norm(x, (self.width,), None, self.eps).mul_(self._factors)
+
+
+class Attention(nn.Module):
+    """From normed hidden states to what attention adds to them."""
+
+    def __init__(
+        self, joined: nn.Module, norm: Norm | None, out: nn.Module, heads: Heads, turning: Turning | None
+    ) -> None:
+        """`joined`: to queries, keys and values; `norm`: of queries and keys, weight `[query and kv heads, width]`."""
+        super().__init__()
+        self.joined, self.norm, self.out = joined, norm, out
+        self._heads, self._turning = heads, turning
+        self._all = heads.query + 2 * heads.kv
+        self._turned = heads.query + heads.kv
+
+    def forward(self, x: Tensor, batch: PagedBatch) -> Tensor:
+        joined = self.joined(x).view(-1, self._all, self._heads.width)
+        if self.norm is not None or self._turning is not None:
+            turned = joined[:, : self._turned]
+            if self.norm is not None:
+                turned.copy_(self.norm(turned))
+            if self._turning is not None:
+                self._turning.of(batch).turn(turned)
+        result: Tensor = self.out(batch.attend_joined(joined, self._heads).flatten(1))
+        return result
+
+
+class Mlp(nn.Module):
+    """From normed hidden states to what a gated perceptron adds to them."""
+
+    def __init__(self, joined: nn.Module, act: Callable[[Tensor], Tensor], down: nn.Module) -> None:
+        """`joined`: to gate and up."""
+        super().__init__()
+        self.joined, self.act, self.down = joined, act, down
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.joined(x).chunk(2, dim=-1)
+        result: Tensor = self.down(self.act(gate).mul_(up))
+        return result
+
+
+class Beside(nn.Module):
+    """Maps whose weights can't be joined, as one."""
+
+    def __init__(self, linears: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.linears = nn.ModuleList(linears)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([linear(x) for linear in self.linears], dim=-1)
+
+
+class WholeMlp(nn.Module):
+    """The library's own, experts for example."""
+
+    def __init__(self, mlp: nn.Module) -> None:
+        super().__init__()
+        self.mlp = mlp
+
+    def forward(self, x: Tensor) -> Tensor:
+        result = self.mlp(x[None])
+        states: Tensor = result[0] if isinstance(result, tuple) else result
+        return states[0]
+
+
+class FusedBlock(nn.Module):
+    def __init__(self, norm: Norm, attention: Attention, mlp_norm: Norm, mlp: nn.Module) -> None:
+        super().__init__()
+        self.norm, self.attention, self.mlp_norm, self.mlp = norm, attention, mlp_norm, mlp
+
+    def forward(self, states: Tensor, batch: PagedBatch) -> Tensor:
+        """`states` `[T, hidden]` are changed in place, and returned. `batch.layer` is this block's."""
+        states += self.attention(self.norm(states), batch)
+        states += self.mlp(self.mlp_norm(states))
+        return states
