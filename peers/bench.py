@@ -8,8 +8,9 @@ import typer
 from rich.console import Console
 
 from peers.serve import IDLE_THREADS
-from peers.settings import parse_precision
+from peers.settings import QUANTIZATIONS, parse_precision
 from swarm.catalogue import default_cache
+from swarm.errors import UsageError
 from swarm.figures import whole_numbers
 from swarm.ids import Span
 from swarm.terminal import quiet_libraries
@@ -26,7 +27,8 @@ def peer(
     rows: Annotated[str, typer.Option(metavar="N[,…]", help="Sessions that decode in one step.")] = "1,4,16,64",
     context: Annotated[int, typer.Option(min=1, help="Tokens that each of them has when it decodes.")] = 64,
     prompt: Annotated[int, typer.Option(min=1, help="Tokens of a prompt that is computed alone.")] = 512,
-    dtype: Annotated[str, typer.Option(help="Precision of weights.")] = "fp32",
+    dtype: Annotated[str, typer.Option(help="As for `swarm serve`.")] = "fp32",
+    quantization: Annotated[str, typer.Option(help="As for `swarm serve`.")] = "none",
     device: Annotated[str, typer.Option(help="As for `swarm serve`.")] = "cpu",
     threads: Annotated[int, typer.Option(min=1, help="Threads that compute.")] = 1,
     rounds: Annotated[int, typer.Option(min=1, help="How often everything is measured, in turn.")] = 5,
@@ -37,6 +39,8 @@ def peer(
     The last line on standard output is one JSON object.
     """
     numbers, span = whole_numbers("--rows", rows), Span.parse(blocks) if blocks is not None else None
+    if parse_precision(quantization) not in QUANTIZATIONS:
+        raise UsageError(f"--quantization is one of {', '.join(QUANTIZATIONS)}, not '{quantization}'")
     quiet_libraries(os.environ)
     os.environ.setdefault(*IDLE_THREADS)  # as in a peer
     from peers.measuring import Trial, run  # brings torch
@@ -49,6 +53,7 @@ def peer(
         context=context,
         prompt=prompt,
         dtype=parse_precision(dtype),
+        quantization=parse_precision(quantization),
         device=device,
         threads=threads,
         rounds=rounds,

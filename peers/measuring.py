@@ -47,9 +47,14 @@ class Trial:
     context: int
     prompt: int
     dtype: str
+    quantization: str
     device: str
     threads: int
     rounds: int
+
+    @property
+    def precision(self) -> str:
+        return self.dtype if self.quantization == "none" else self.quantization
 
     @property
     def lease(self) -> int:
@@ -95,9 +100,10 @@ def run(trial: Trial, notes: Console) -> None:
         samples = measure(trial, loaded, notes)
     rates = rates.at_best(measure_rates(trial.threads))
     figures = {
-        name: Figure.of(samples[name], tokens, _least(loaded, tokens, rates)) for name, tokens in trial.names.items()
+        name: Figure.of(samples[name], tokens, _least(trial, loaded, tokens, rates))
+        for name, tokens in trial.names.items()
     }
-    title = f"blocks {span}, {trial.dtype}, {trial.threads} threads: ms, medians (lowest to highest)"
+    title = f"blocks {span}, {trial.precision}, {trial.threads} threads: ms, medians (lowest to highest)"
     table = new_table(title, "", "turn", "of it computing", "at least", "tokens/s")
     for name, figure in figures.items():
         table.add_row(name, str(figure.turn), str(figure.compute), f"{figure.least:.2f}", f"{figure.rate:.1f}")
@@ -113,17 +119,18 @@ def settings_of(trial: Trial, span: Span) -> ExecutorSettings:
         blocks=span,
         cache=str(trial.cache.absolute()),
         dtype=trial.dtype,
+        quantization=trial.quantization,
         device=trial.device,
         kv_tokens=sum(trial.rows) * (trial.lease + page) + trial.prompt + page,
         threads=trial.threads,
     )
 
 
-def _least(loaded: Loaded, tokens: int, rates: Rates) -> float:
-    """Seconds. What the span weighs as it is loaded, and two operations a weight and token; attention not counted."""
-    model = loaded.span.model
-    size = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
-    weights = span_bytes(loaded.checkpoint, loaded.span.blocks, torch.float32) / torch.float32.itemsize
+def _least(trial: Trial, loaded: Loaded, tokens: int, rates: Rates) -> float:
+    """Seconds. Every weight is read once, and gives two operations a token; attention not counted."""
+    checkpoint, blocks = loaded.checkpoint, loaded.span.blocks
+    size = span_bytes(checkpoint, blocks, loaded.span.dtype, trial.quantization)
+    weights = span_bytes(checkpoint, blocks, torch.float32) / torch.float32.itemsize
     return rates.floor(size, 2 * weights * tokens)
 
 

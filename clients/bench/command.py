@@ -17,6 +17,7 @@ from swarm.terminal import quiet_libraries
 __all__ = ["local", "swarm", "wan"]
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4")
+CLIENT_PRECISIONS = ("fp32", "bf16", "fp16")
 MBIT = 1e6 / 8  # bytes
 
 Model = Annotated[
@@ -25,6 +26,9 @@ Model = Annotated[
 Threads = Annotated[int, typer.Option(min=1, help="Threads of the local process.")]
 PeerThreads = Annotated[int, typer.Option(min=1, help="Threads of each peer.")]
 ClientThreads = Annotated[int, typer.Option(min=1, help="Threads of the swarm's client.")]
+ClientDtype = Annotated[
+    str, typer.Option(help="Precision of the client's head, and of what travels: fp32, bf16 or fp16.")
+]
 PromptTokens = Annotated[int, typer.Option(min=1, help="Length of a prompt.")]
 NewTokens = Annotated[int, typer.Option(min=4, help="Length of an answer.")]
 Rounds = Annotated[int, typer.Option(min=1, help="How often everything is measured, in turn; medians count.")]
@@ -60,6 +64,7 @@ def swarm(
     threads: Threads = 1,
     peer_threads: PeerThreads = 1,
     client_threads: ClientThreads = 1,
+    client_dtype: ClientDtype = "fp32",
     prompt_tokens: PromptTokens = 64,
     new_tokens: NewTokens = 64,
     long_prompt: Annotated[int, typer.Option(min=0, help="Measure the first token after so many, too.")] = 0,
@@ -82,6 +87,7 @@ def swarm(
         threads=threads,
         peer_threads=peer_threads,
         client_threads=client_threads,
+        client_precision=_client_precision(client_dtype),
         prompt_tokens=prompt_tokens,
         new_tokens=new_tokens,
         rounds=rounds,
@@ -104,6 +110,7 @@ def wan(
     precision: Annotated[str, typer.Option(help=f"Of the peers' weights: {', '.join(PRECISIONS)}.")] = "fp32",
     peer_threads: PeerThreads = 1,
     client_threads: ClientThreads = 1,
+    client_dtype: ClientDtype = "fp32",
     prompt_tokens: PromptTokens = 64,
     new_tokens: NewTokens = 32,
     rounds: Rounds = 3,
@@ -123,6 +130,7 @@ def wan(
         bandwidth=bandwidth_mbit * MBIT,
         peer_threads=peer_threads,
         client_threads=client_threads,
+        client_precision=_client_precision(client_dtype),
         prompt_tokens=prompt_tokens,
         new_tokens=new_tokens,
         rounds=rounds,
@@ -145,6 +153,12 @@ def _precisions(text: str) -> tuple[str, ...]:
     if not names:
         raise UsageError(f"--precision is one of {', '.join(PRECISIONS)}; none was given")
     return tuple(dict.fromkeys(names))
+
+
+def _client_precision(name: str) -> str:
+    if name not in CLIENT_PRECISIONS:
+        raise UsageError(f"--client-dtype is one of {', '.join(CLIENT_PRECISIONS)}, not '{name}'")
+    return name
 
 
 def _prepare() -> Console:

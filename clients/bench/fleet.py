@@ -20,7 +20,7 @@ from swarm.rates import threads
 __all__ = ["Fleet"]
 
 LOOPBACK = ("--host", "127.0.0.1")
-DTYPES = ("fp32", "bf16", "fp16")
+DTYPES = ("fp32", "fp16")
 
 
 class Fleet:
@@ -37,6 +37,7 @@ class Fleet:
         *,
         peer_threads: int,
         client_threads: int,
+        client_dtype: torch.dtype,
         options: Sequence[Sequence[str]] = (),
     ) -> None:
         self.layout = layout
@@ -56,7 +57,7 @@ class Fleet:
                     initial_peers=swarm.addresses,
                     cache=cache,
                     observer=self.steps.hear,
-                    dtype=torch.float32,
+                    dtype=client_dtype,
                 )
             )
         except BaseException:
@@ -75,5 +76,8 @@ class Fleet:
         self._stack.__exit__(kind, error, at)
 
 
-def _precision(name: str) -> tuple[str, str]:
-    return ("--dtype" if name in DTYPES else "--quantization", name)
+def _precision(name: str) -> tuple[str, ...]:
+    """Of what linear layers weigh; the rest stays in fp32, except in fp16."""
+    if name in DTYPES:
+        return "--dtype", name, "--quantization", "none"
+    return "--dtype", "fp32", "--quantization", name

@@ -59,6 +59,7 @@ class SwarmTrial:
     threads: int
     peer_threads: int
     client_threads: int
+    client_precision: str
     prompt_tokens: int
     new_tokens: int
     rounds: int
@@ -86,6 +87,7 @@ class WanTrial:
     bandwidth: float
     peer_threads: int
     client_threads: int
+    client_precision: str
     prompt_tokens: int
     new_tokens: int
     rounds: int

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from clients.bench.answers import Answer, decode_rate, new_prompt
 from clients.bench.fleet import Fleet
-from clients.bench.reference import Reference
+from clients.bench.reference import DTYPES, Reference
 from clients.bench.trial import Case, Layout, SwarmTrial, shares
 from clients.events import Step
 from swarm.checkpoint import Checkpoint, resolve
@@ -77,6 +77,7 @@ def _start(trial: SwarmTrial, checkpoint: Checkpoint, layout: Layout, notes: Con
         layout,
         peer_threads=trial.peer_threads,
         client_threads=trial.client_threads,
+        client_dtype=DTYPES[trial.client_precision],
     )
 
 
@@ -125,6 +126,10 @@ def _tell(notes: Console, name: str, turn: Turn) -> None:
 # --- are these the right tokens? -------------------------------------------------------------------------------------
 
 
+def _exact(trial: SwarmTrial, case: Case) -> bool:
+    return case.layout.precision == trial.client_precision == "fp32"
+
+
 def _same(one: Answer, other: Answer) -> bool:
     return one.tokens == other.tokens
 
@@ -133,7 +138,7 @@ def _faithful(trial: SwarmTrial, reference: Reference, turn: Turn) -> dict[Case,
     """Of cases in fp32: whether each session's tokens are greedy ones. (Sessions that are computed together could be
     taken for each other; to generate all answers here as well would take too long.)"""
     prompts = _prompts(trial, reference, 0)
-    exact = {case: measured for case, measured in turn.cases.items() if case.layout.precision == "fp32"}
+    exact = {case: measured for case, measured in turn.cases.items() if _exact(trial, case)}
     return {
         case: all(
             is_greedy(reference.model, prompt, answer) for prompt, answer in zip(prompts, found.answers, strict=False)

@@ -10,6 +10,7 @@ from rich.table import Table
 from clients.bench.answers import Answer, new_prompt
 from clients.bench.far import FarAway, Line, free_ports
 from clients.bench.fleet import Fleet
+from clients.bench.reference import BITS, DTYPES
 from clients.bench.steps import Profile
 from clients.bench.trial import Layout, WanTrial, shares
 from clients.events import Step
@@ -95,7 +96,8 @@ def run(trial: WanTrial, notes: Console) -> None:
     targets = free_ports(trial.peers)
     with FarAway(targets, Line(trial.delay, trial.bandwidth)) as far:
         profiles = _measure(trial, checkpoint, targets, far.ports, notes)
-    report = WanReport.of(trial, profiles, checkpoint.hidden_size * 4, far.said.get("late", 0.0))
+    token_bytes = checkpoint.hidden_size * BITS[trial.client_precision] // 8
+    report = WanReport.of(trial, profiles, token_bytes, far.said.get("late", 0.0))
     settings = {**asdict(trial), "cache": str(trial.cache)}
     publish("wan", list(report.tables(trial)), {"settings": settings, **asdict(report), "lines": far.said})
 
@@ -115,6 +117,7 @@ def _measure(
                 Layout(trial.peers, trial.precision),
                 peer_threads=trial.peer_threads,
                 client_threads=trial.client_threads,
+                client_dtype=DTYPES[trial.client_precision],
                 options=announcing,
             )
         )

@@ -42,7 +42,7 @@ def test_peer_is_measured_beside_its_floor(capsys: pytest.CaptureFixture[str], m
         assert 0 < figure["least"] < figure["compute"]["median"] < figure["turn"]["median"]
 
 
-@pytest.mark.parametrize("word", ["--rows=0", "--blocks=9:12", "--dtype=fp3"])
+@pytest.mark.parametrize("word", ["--rows=0", "--blocks=9:12", "--dtype=fp3", "--quantization=int3"])
 def test_what_can_not_be_measured_is_refused_in_words(
     capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path, word: str
 ) -> None:
@@ -59,6 +59,7 @@ def trial(model: Path, cache: Path) -> Trial:
         context=5,
         prompt=7,
         dtype="fp32",
+        quantization="none",
         device="cpu",
         threads=1,
         rounds=1,

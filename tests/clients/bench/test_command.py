@@ -32,6 +32,7 @@ def test_one_process_is_measured_beside_its_floor(
         (["swarm", "--peers=2,9"], "--peers 9: this model has only 4 blocks"),
         (["wan", "--peers=9"], "--peers 9: this model has only 4 blocks"),
         (["wan", "--precision="], "--precision is one of"),
+        (["wan", "--client-dtype=int8"], "--client-dtype is one of"),
     ],
 )
 def test_what_can_not_be_measured_is_refused_in_words(
