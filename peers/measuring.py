@@ -19,6 +19,7 @@ from peers.limits import EngineLimits
 from peers.loading import Loaded, load
 from peers.span import BlockSpan
 from peers.span_memory import span_bytes
+from swarm.bystanders import Bystanders
 from swarm.checkpoint import resolve
 from swarm.codecs import encode
 from swarm.errors import SwarmError
@@ -97,7 +98,9 @@ def run(trial: Trial, notes: Console) -> None:
     rates = measure_rates(trial.threads)
     with threads(trial.threads):
         loaded = load(settings_of(trial, span))
-        samples = measure(trial, loaded, notes)
+        with Bystanders() as bystanders:
+            samples = measure(trial, loaded, notes)
+        notes.print(str(bystanders))
     rates = rates.at_best(measure_rates(trial.threads))
     figures = {
         name: Figure.of(samples[name], tokens, _least(trial, loaded, tokens, rates))
@@ -109,7 +112,9 @@ def run(trial: Trial, notes: Console) -> None:
         table.add_row(name, str(figure.turn), str(figure.compute), f"{figure.least:.2f}", f"{figure.rate:.1f}")
     settings = {**asdict(trial), "cache": str(trial.cache), "blocks": [span.start, span.end]}
     values = {name: asdict(figure) for name, figure in figures.items()}
-    publish("peer", [table], {"settings": settings, "rates": asdict(rates), "figures": values})
+    publish(
+        "peer", [table], {"settings": settings, "rates": asdict(rates), "others": bystanders.cores, "figures": values}
+    )
 
 
 def settings_of(trial: Trial, span: Span) -> ExecutorSettings:

@@ -7,6 +7,7 @@ from rich.console import Console
 from clients.bench.answers import Answer, decode_rate, new_prompt
 from clients.bench.reference import Reference
 from clients.bench.trial import LocalTrial
+from swarm.bystanders import Bystanders
 from swarm.checkpoint import resolve
 from swarm.figures import Spread, new_table, publish
 from swarm.rates import measure_rates
@@ -19,9 +20,11 @@ def run(trial: LocalTrial, notes: Console) -> None:
     reference = Reference.load(resolve(trial.model, cache=trial.cache), trial.precision, trial.threads)
     rates = measure_rates(trial.threads)
     answers: list[Answer] = []
-    for number in range(trial.rounds + 1):
-        answers.append(_ask(reference, trial, number))
-        notes.print(f"  {number or 'warm-up'}: {decode_rate(answers[-1:]):.1f} tokens/s")
+    with Bystanders() as bystanders:
+        for number in range(trial.rounds + 1):
+            answers.append(_ask(reference, trial, number))
+            notes.print(f"  {number or 'warm-up'}: {decode_rate(answers[-1:]):.1f} tokens/s")
+    notes.print(str(bystanders))
     rates = rates.at_best(measure_rates(trial.threads))
     rate = Spread.of([decode_rate([answer]) for answer in answers[1:]])
     first = Spread.of([answer.first for answer in answers[1:]])
@@ -32,7 +35,14 @@ def run(trial: LocalTrial, notes: Console) -> None:
     table.add_row(f"first token after {trial.prompt_tokens}, s", str(first), f"{least:.3f}")
     figures = {"rate": asdict(rate), "most": most, "first": asdict(first), "least_first": least}
     publish(
-        "local", [table], {"settings": asdict(trial) | {"cache": str(trial.cache)}, "rates": asdict(rates), **figures}
+        "local",
+        [table],
+        {
+            "settings": asdict(trial) | {"cache": str(trial.cache)},
+            "rates": asdict(rates),
+            "others": bystanders.cores,
+            **figures,
+        },
     )
 
 

@@ -24,4 +24,8 @@ def run(trial: SwarmTrial, notes: Console) -> None:
     report = SwarmReport.of(trial, reference, results, rates, cores)
     settings = {**asdict(trial), "cache": str(trial.cache)}
     machine = [asdict(each) for each in rates.values()]
-    publish("swarm", list(report.tables(trial)), {"settings": settings, "rates": machine, **report.as_json()})
+    publish(
+        "swarm",
+        list(report.tables(trial)),
+        {"settings": settings, "rates": machine, "others": results.others, **report.as_json()},
+    )

@@ -14,6 +14,7 @@ from clients.bench.fleet import Fleet
 from clients.bench.reference import DTYPES, Reference
 from clients.bench.trial import Case, Layout, SwarmTrial, shares
 from clients.events import Step
+from swarm.bystanders import Bystanders
 from swarm.checkpoint import Checkpoint, resolve
 
 __all__ = ["Measured", "Results", "Turn", "is_greedy", "measure"]
@@ -43,10 +44,12 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """`faithful`: of each case in fp32, whether all its tokens are the reference's greedy ones."""
+    """`faithful`: of each case in fp32, whether all its tokens are the reference's greedy ones. `others`: processors
+    that worked for somebody else meanwhile."""
 
     turns: Sequence[Turn]
     faithful: dict[Case, bool]
+    others: float = 0.0
 
 
 def measure(trial: SwarmTrial, notes: Console) -> tuple[Reference, Results]:
@@ -61,11 +64,13 @@ def measure(trial: SwarmTrial, notes: Console) -> tuple[Reference, Results]:
         _tell(notes, "warm-up", warm)
         faithful = _faithful(trial, reference, warm)
         turns = []
-        for number in range(1, trial.rounds + 1):
-            turns.append(_turn(trial, reference, fleets, number))
-            _tell(notes, str(number), turns[-1])
+        with Bystanders() as bystanders:
+            for number in range(1, trial.rounds + 1):
+                turns.append(_turn(trial, reference, fleets, number))
+                _tell(notes, str(number), turns[-1])
+        notes.print(str(bystanders))
     same = {case: all(_same(turn.local, turn.cases[case].answers[0]) for turn in turns) for case in faithful}
-    return reference, Results(turns, {case: found and same[case] for case, found in faithful.items()})
+    return reference, Results(turns, {case: found and same[case] for case, found in faithful.items()}, bystanders.cores)
 
 
 def _start(trial: SwarmTrial, checkpoint: Checkpoint, layout: Layout, notes: Console) -> Fleet:

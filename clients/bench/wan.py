@@ -14,6 +14,7 @@ from clients.bench.reference import BITS, DTYPES
 from clients.bench.steps import Profile
 from clients.bench.trial import Layout, WanTrial, shares
 from clients.events import Step
+from swarm.bystanders import Bystanders
 from swarm.checkpoint import Checkpoint, resolve
 from swarm.errors import SwarmError
 from swarm.figures import Spread, new_table, publish
@@ -95,17 +96,19 @@ def run(trial: WanTrial, notes: Console) -> None:
     shares(checkpoint.num_blocks, trial.peers)  # before anything is started
     targets = free_ports(trial.peers)
     with FarAway(targets, Line(trial.delay, trial.bandwidth)) as far:
-        profiles = _measure(trial, checkpoint, targets, far.ports, notes)
+        profiles, others = _measure(trial, checkpoint, targets, far.ports, notes)
     token_bytes = checkpoint.hidden_size * BITS[trial.client_precision] // 8
     report = WanReport.of(trial, profiles, token_bytes, far.said.get("late", 0.0))
     settings = {**asdict(trial), "cache": str(trial.cache)}
-    publish("wan", list(report.tables(trial)), {"settings": settings, **asdict(report), "lines": far.said})
+    publish(
+        "wan", list(report.tables(trial)), {"settings": settings, **asdict(report), "lines": far.said, "others": others}
+    )
 
 
 def _measure(
     trial: WanTrial, checkpoint: Checkpoint, targets: Sequence[int], ports: Sequence[int], notes: Console
-) -> list[Profile]:
-    """Of each round after the first, which warms up."""
+) -> tuple[list[Profile], float]:
+    """Of each round after the first, which warms up; and how many processors worked for others."""
     notes.print(f"starting {trial.peers} peers, {trial.delay * 1000:g} ms from each other …")
     announcing = [("--port", str(t), "--announce", f"{HOME}:{p}") for t, p in zip(targets, ports, strict=True)]
     with ExitStack() as stack:
@@ -121,8 +124,10 @@ def _measure(
                 options=announcing,
             )
         )
-        rounds = [_ask(trial, checkpoint, fleet, number, notes) for number in range(trial.rounds + 1)]
-    return [Profile.of(steps, [answer]) for answer, steps in rounds[1:]]
+        with Bystanders() as bystanders:
+            rounds = [_ask(trial, checkpoint, fleet, number, notes) for number in range(trial.rounds + 1)]
+        notes.print(str(bystanders))
+    return [Profile.of(steps, [answer]) for answer, steps in rounds[1:]], bystanders.cores
 
 
 def _ask(
