@@ -17,7 +17,7 @@ def test_work_of_children_is_our_own() -> None:
     with Bystanders() as bystanders, subprocess.Popen([sys.executable, "-c", BUSY], stdin=pipe, stdout=pipe) as child:
         assert child.stdout is not None
         child.stdout.readline()
-        assert own_seconds() >= before + 0.5
+        assert own_seconds() >= before + 0.4  # the system counts in hundredths
         child.communicate(b"\n")
     assert bystanders.cores >= 0
 
