@@ -37,7 +37,7 @@ class Fleet:
         *,
         peer_threads: int,
         client_threads: int,
-        client_dtype: torch.dtype,
+        client_dtype: torch.dtype = torch.float32,
         options: Sequence[Sequence[str]] = (),
     ) -> None:
         self.layout = layout
