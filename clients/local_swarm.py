@@ -13,6 +13,7 @@ from swarm.subprocesses import ServeProcess
 __all__ = ["LocalSwarm"]
 
 START_SECONDS = 180.0
+EXACT = "fp32"  # unless told otherwise, so that answers can be compared with those of one process
 SHARED_MACHINE = {"OMP_WAIT_POLICY": "PASSIVE"}  # threads that wait must not spin where other peers compute
 
 
@@ -32,7 +33,7 @@ class LocalSwarm:
         """One more peer: the first begins a swarm, the others join it once it serves. Not ready when this returns."""
         way_in = ["--initial-peers", self.address] if self.peers else ["--new-swarm"]
         own = ["--identity-path", str(self._folder / f"{name}.key"), "--public-name", name]
-        common = ["--cache-dir", str(self._cache), "--threads", str(self._threads)]
+        common = ["--cache-dir", str(self._cache), "--threads", str(self._threads), "--dtype", EXACT]
         command = [self._model, *way_in, *own, *common, *arguments]
         environment = {**SHARED_MACHINE, "OMP_NUM_THREADS": str(self._threads)}
         peer = ServeProcess(command, name=name, environment=environment)

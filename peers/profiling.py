@@ -22,7 +22,7 @@ from routing.perf import Profile
 from swarm.atomic import write_file
 from swarm.ids import Digest
 
-__all__ = ["load_or_measure", "measure", "profile_path", "read_profile"]
+__all__ = ["device_name", "load_or_measure", "measure", "profile_path", "read_profile"]
 
 logger = logging.getLogger(__name__)
 
@@ -123,11 +123,11 @@ def profile_path(
     model: Digest, dtype: torch.dtype, quantization: str, device: torch.device, threads: int, cache: Path
 ) -> Path:
     """Where the profile is kept. Its name comes from everything that speed depends on."""
-    facts = (model, str(dtype), quantization, _device_name(device), threads, torch.__version__)
+    facts = (model, str(dtype), quantization, device_name(device), threads, torch.__version__)
     return cache / "profiles" / f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}.json"
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {_processor()}"
 
 

@@ -21,6 +21,7 @@ class Ready:
     num_blocks: int
     reason: str
     precision: str
+    precision_reason: str = ""  # a clause
     device: str
     kv_tokens: int
     throughput: float  # decode rows per second through the span
@@ -54,6 +55,7 @@ class Ready:
             f"  {'peer':<11}{self.peer_id}",
             f"  {'blocks':<11}{self.blocks} ({share}): {self.reason}",
             f"  {'compute':<11}{self.precision} on {self.device}, {self.throughput:.1f} tokens/s through these blocks",
+            *([f"  {'':<11}{self.precision}: {self.precision_reason}"] if self.precision_reason else []),
             f"  {'KV cache':<11}{self.kv_tokens} tokens",
             *addresses,
             "",

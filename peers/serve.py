@@ -62,12 +62,20 @@ def serve(
     ] = None,
     device: Annotated[str, typer.Option(metavar="DEVICE", help=f"{DEVICES}.")] = "auto",
     dtype: Annotated[
-        str, typer.Option(metavar="TYPE", help=f"Precision of weights and KV: {', '.join(PRECISIONS)}.")
+        str,
+        typer.Option(
+            metavar="TYPE",
+            help=f"Precision of weights and KV: {', '.join(PRECISIONS)}; named, it holds for all weights.",
+        ),
     ] = "auto",
     quantization: Annotated[
         str,
-        typer.Option(metavar="TYPE", help=f"Fewer bits for linear layers' weights: {', '.join(QUANTIZATIONS)}."),
-    ] = "none",
+        typer.Option(
+            metavar="TYPE",
+            help=f"Fewer bits for linear layers' weights: {', '.join(QUANTIZATIONS)}; "
+            "auto is what the machine does fastest within a small loss.",
+        ),
+    ] = "auto",
     threads: Annotated[
         int | None, typer.Option(metavar="N", help="Threads that compute; by default one for each physical core.")
     ] = None,

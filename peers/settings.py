@@ -12,7 +12,7 @@ from swarm.ids import Span
 __all__ = ["DEVICES", "PRECISIONS", "QUANTIZATIONS", "ServeSettings", "announced_addresses", "parse_precision"]
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-QUANTIZATIONS = ("none", "bf16", "int8", "int4")
+QUANTIZATIONS = ("auto", "none", "bf16", "int8", "int4")
 _LONG_NAMES = {"float32": "fp32", "float": "fp32", "bfloat16": "bf16", "float16": "fp16", "half": "fp16"}
 DEVICES = "auto, cpu, cuda, cuda:N or mps"
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
@@ -34,7 +34,7 @@ class ServeSettings:
     announce: tuple[str, ...] = ()
     device: str = "auto"
     precision: str = "auto"
-    quantization: str = "none"
+    quantization: str = "auto"
     threads: int | None = None
     kv_tokens: int | None = None
     identity: Path | None = None

@@ -15,9 +15,9 @@ from peers.identity_lock import hold_identity
 from peers.lifecycle import Lifecycle, Offer, Patience, Served
 from peers.machine import Device, find_device, physical_cores, pick_port
 from peers.memory_budget import BlockCost, blocks_that_fit, readable
+from peers.precision import Precision, choose
 from peers.process_executor import ProcessExecutor
 from peers.profiling import profile_path, read_profile
-from peers.quantized import check_packable
 from peers.ready import Ready
 from peers.settings import ServeSettings
 from peers.span_memory import kv_bytes_per_token, span_bytes
@@ -41,15 +41,9 @@ class _Plan:
 
     checkpoint: Checkpoint
     device: Device
-    dtype: str
-    quantization: str
+    precision: Precision
     capacity: int  # blocks
     threads: int
-
-    @property
-    def precision(self) -> str:
-        """What is announced."""
-        return self.dtype if self.quantization == "none" else self.quantization
 
 
 async def volunteer(settings: ServeSettings, on_ready: Callable[[Ready], None]) -> None:
@@ -82,30 +76,24 @@ async def _watch(host: Libp2pHost) -> None:
 
 async def _plan(settings: ServeSettings) -> _Plan:
     device = await find_device(settings.device)
-    dtype = settings.precision if settings.precision != "auto" else _usual_dtype(device)
-    if settings.quantization != "none" and device.name != "cpu":
-        raise UsageError(f"--quantization {settings.quantization} works on the cpu; {device.label} computes in {dtype}")
     _log.info("looking for model %s", settings.model)
     checkpoint = await asyncio.to_thread(resolve, settings.model, cache=settings.cache, revision=settings.revision)
     _log.info("model %s has %d blocks; its files are in %s", checkpoint.name, checkpoint.num_blocks, checkpoint.folder)
     _check_blocks(settings, checkpoint)
-    if settings.quantization != "none":
-        check_packable(checkpoint, settings.quantization)
-    cost = _block_cost(checkpoint, DTYPES[dtype], settings.quantization)
+    threads = settings.threads or physical_cores()
+    cache = settings.cache.absolute()
+    precision = await asyncio.to_thread(
+        choose, settings.precision, settings.quantization, device, checkpoint, threads=threads, cache=cache
+    )
+    if precision.reason:
+        _log.info("computing in %s, %s", precision.name, precision.reason)
+    cost = _block_cost(checkpoint, DTYPES[precision.dtype], precision.quantization)
     wanted = len(settings.blocks) if settings.blocks else settings.num_blocks
     capacity = blocks_that_fit(
         device.memory, cost, num_blocks=checkpoint.num_blocks, wanted=wanted, kv_tokens=settings.kv_tokens
     )
-    plan = _Plan(checkpoint, device, dtype, settings.quantization, capacity, settings.threads or physical_cores())
-    _log.info("%d blocks fit in %s on %s, %s", capacity, plan.precision, device.label, readable(device.memory))
-    return plan
-
-
-def _usual_dtype(device: Device) -> str:
-    """fp32 on processors, where everyone's results are then equal; half of that where it is at home."""
-    if device.name == "cpu":
-        return "fp32"
-    return "bf16" if device.bf16 else "fp16"
+    _log.info("%d blocks fit in %s on %s, %s", capacity, precision.name, device.label, readable(device.memory))
+    return _Plan(checkpoint, device, precision, capacity, threads)
 
 
 def _check_blocks(settings: ServeSettings, checkpoint: Checkpoint) -> None:
@@ -152,7 +140,7 @@ def _life(
         model_name=checkpoint.name,
         num_blocks=checkpoint.num_blocks,
         room=Room(plan.capacity, settings.blocks, _known_block_rate(settings, plan)),
-        precision=plan.precision,
+        precision=plan.precision.name,
         public_name=settings.public_name,
     )
 
@@ -170,7 +158,9 @@ def _life(
 def _known_block_rate(settings: ServeSettings, plan: _Plan) -> float | None:
     device = torch.device(plan.device.name)
     digest, cache = plan.checkpoint.digest, settings.cache.absolute()
-    profile = read_profile(profile_path(digest, DTYPES[plan.dtype], plan.quantization, device, plan.threads, cache))
+    profile = read_profile(
+        profile_path(digest, DTYPES[plan.precision.dtype], plan.precision.quantization, device, plan.threads, cache)
+    )
     return None if profile is None else plan.capacity * profile.decode_rate(plan.capacity)
 
 
@@ -181,8 +171,8 @@ def _executor_settings(settings: ServeSettings, plan: _Plan, span: Span) -> Exec
         revision=settings.revision,
         blocks=span,
         cache=str(settings.cache.absolute()),
-        dtype=plan.dtype,
-        quantization=plan.quantization,
+        dtype=plan.precision.dtype,
+        quantization=plan.precision.quantization,
         device=plan.device.name,
         kv_tokens=settings.kv_tokens,
         threads=plan.threads,
@@ -197,7 +187,8 @@ def _ready(settings: ServeSettings, plan: _Plan, host: Libp2pHost, served: Serve
         blocks=served.placement.span,
         num_blocks=plan.checkpoint.num_blocks,
         reason=served.placement.reason,
-        precision=plan.precision,
+        precision=plan.precision.name,
+        precision_reason=plan.precision.reason,
         device=plan.device.label,
         kv_tokens=served.executor.kv_tokens,
         throughput=served.executor.pace.throughput,

@@ -15,7 +15,8 @@ from swarm.subprocesses import ServeProcess
 __all__ = ["ServePeer"]
 
 THREADS = "1"  # a test machine has few cores and several peers
-LOCAL = ("--threads", THREADS, "--host", "127.0.0.1", "--port", "0", "--device", "cpu")
+# Equal tokens are what tests look for, so weights are those of one process.
+LOCAL = ("--threads", THREADS, "--host", "127.0.0.1", "--port", "0", "--device", "cpu", "--dtype", "fp32")
 
 
 class ServePeer(ServeProcess):

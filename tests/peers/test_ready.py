@@ -16,6 +16,7 @@ def ready(*addresses: str) -> Ready:
         num_blocks=30,
         reason="no live peer holds them",
         precision="fp32",
+        precision_reason="the quickest here",
         device="2 cores",
         kv_tokens=4096,
         throughput=33.333,
@@ -38,5 +39,14 @@ def test_event_is_json_with_the_promised_fields() -> None:
 
 def test_text_says_what_is_held_and_why_and_how_to_join() -> None:
     text = ready(LOCAL, LAN).text()
-    for part in ("0:15 (15 of 30)", "no live peer holds them", LOCAL, LAN, "swarm-serve", "swarm run", "4096 tokens"):
+    for part in (
+        "0:15 (15 of 30)",
+        "no live peer holds them",
+        LOCAL,
+        LAN,
+        "swarm-serve",
+        "swarm run",
+        "4096 tokens",
+        "fp32: the quickest here",
+    ):
         assert part in text
