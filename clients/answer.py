@@ -10,19 +10,23 @@ from typing import Any
 import torch
 from rich.console import Console
 from torch import Tensor
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from clients.chat import Tokenizer, encode_chat, encode_text
 from clients.events import Event
 from clients.model import SwarmModelForCausalLM
+from clients.speculation import Drafts
 from clients.story import Story
+from swarm.checkpoint import resolve
+from swarm.errors import UsageError
 
 __all__ = ["Question", "answer"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What is asked, and how the answer is chosen. `temperature` 0: always the likeliest token."""
+    """What is asked, and how the answer is chosen. `temperature` 0: always the likeliest token. `draft`: "none",
+    "ngram" or the name of a model."""
 
     model: str
     text: str
@@ -32,6 +36,7 @@ class Question:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int | None = None
+    draft: str = "none"
 
     def encode(self, tokenizer: Tokenizer) -> Tensor:
         """Token ids [1, n]."""
@@ -71,11 +76,25 @@ def answer(
     ) as model:
         tokenizer = AutoTokenizer.from_pretrained(model.name_or_path)
         story.append(Story(tokenizer, answers, notes))
-        prompt = question.encode(tokenizer)
-        with story[0].closing():
-            output = model.generate(prompt, streamer=story[0], **question.options)
+        prompt, draft = question.encode(tokenizer), _drafts(question.draft, tokenizer, cache)
+        with story[0].closing(), model.new_cache() as past:
+            output = model.generate(prompt, streamer=story[0], draft=draft, past_key_values=past, **question.options)
+        drafted = past.speculation
+    if drafted is not None:
+        story[0].say("drafts", str(drafted.tally))
     if as_json:
         _print_json(tokenizer, output[0, prompt.shape[1] :].tolist(), story[0])
+
+
+def _drafts(name: str, tokenizer: Tokenizer, cache: Path) -> Drafts | None:
+    """Who drafts, for what `--draft` says. Raises UsageError, ModelError."""
+    if name in ("none", "ngram"):
+        return None if name == "none" else name
+    checkpoint = resolve(name, cache=cache)
+    if AutoTokenizer.from_pretrained(checkpoint.folder).get_vocab() != tokenizer.get_vocab():
+        raise UsageError(f"--draft {name}: it has another tokenizer than the model, so it can't guess its tokens")
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype=torch.float32)
+    return model
 
 
 def _print_json(tokenizer: Tokenizer, tokens: list[int], story: Story) -> None:

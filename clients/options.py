@@ -10,7 +10,7 @@ from swarm.entrance import parse_peers
 from swarm.errors import UsageError
 from swarm.messages import CODECS
 
-__all__ = ["CacheDir", "Codec", "InitialPeers", "ModelName", "Patience", "check_codec", "split_peers"]
+__all__ = ["CacheDir", "Codec", "Drafting", "InitialPeers", "ModelName", "Patience", "check_codec", "split_peers"]
 
 ModelName = Annotated[
     str, typer.Argument(metavar="MODEL", help="A hub id, a local folder, a .gguf file, or an alias such as smollm2.")
@@ -25,6 +25,14 @@ Patience = Annotated[
 Codec = Annotated[
     str | None,
     typer.Option(help=f"How hidden states travel: {', '.join(CODECS)}; by default without loss."),
+]
+Drafting = Annotated[
+    str,
+    typer.Option(
+        metavar="none|ngram|MODEL",
+        help="Who guesses the next tokens, so that peers check several in one trip: nobody, what the text repeats, "
+        "or a small model with the same tokenizer, run here. The answer stays the same.",
+    ),
 ]
 CacheDir = Annotated[
     Path | None, typer.Option(help="Where converted models are kept; by default the user's cache folder.")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from clients.options import CacheDir, Codec, InitialPeers, ModelName, Patience, check_codec, split_peers
+from clients.options import CacheDir, Codec, Drafting, InitialPeers, ModelName, Patience, check_codec, split_peers
 from swarm.catalogue import default_cache
 from swarm.errors import UsageError
 from swarm.terminal import quiet_libraries
@@ -26,6 +26,7 @@ def run(
     raw: Annotated[
         bool, typer.Option("--raw", help="Continue the prompt as plain text, without a chat template.")
     ] = False,
+    draft: Drafting = "none",
     codec: Codec = None,
     patience: Patience = 30.0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object at the end instead of a stream.")] = False,
@@ -47,6 +48,7 @@ def run(
         temperature=temperature,
         top_p=top_p,
         seed=seed,
+        draft=draft,
     )
     answer(
         question,

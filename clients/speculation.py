@@ -32,6 +32,12 @@ class Tally:
     sent: int = 0
     right: int = 0
 
+    def __str__(self) -> str:
+        if not self.rounds:
+            return "none were needed"
+        trips = f"{1 + self.right / self.rounds:.2f} tokens a trip"
+        return f"{self.right} of {self.sent} guesses were right, {trips}"
+
 
 class Speculation:
     """A drafter and what was learnt of it; a chat keeps it from call to call. `clock` gives seconds."""
