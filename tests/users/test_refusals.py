@@ -172,3 +172,28 @@ def test_status_fits_into_eighty_columns(
     assert "tiny · 4 blocks · 1 online · every block stands once" in lines
     assert any(line.startswith("████  0:4  online    ada") for line in lines)
     assert max(map(len, lines)) <= 80
+
+
+def test_drafts_leave_the_answer_as_it_is(
+    capsys: pytest.CaptureFixture[str], model: Path, cache: Path, peer: ServeProcess, tmp_path: Path
+) -> None:
+    options = [
+        "--json",
+        "--initial-peers",
+        peer.ready.addresses[0],
+        "--max-new-tokens",
+        "24",
+        "--cache-dir",
+        str(cache),
+    ]
+    answers = []
+    for draft in ("none", "ngram", str(model)):
+        assert run(["run", str(model), "one two one two", "--draft", draft, *options]) == 0
+        answers.append(json.loads(capsys.readouterr().out))
+    assert answers[0] == answers[1] == answers[2]
+    other = shutil.copytree(model, tmp_path / "other")
+    words = json.loads((other / "tokenizer.json").read_text())
+    words["model"]["vocab"]["three"] = 5
+    (other / "tokenizer.json").write_text(json.dumps(words))
+    sentence = refused(capsys, "run", str(model), "one two", "--draft", str(other), *options)
+    assert "it has another tokenizer than the model" in sentence
