@@ -28,7 +28,7 @@ def peer(
     context: Annotated[int, typer.Option(min=1, help="Tokens that each of them has when it decodes.")] = 64,
     prompt: Annotated[int, typer.Option(min=1, help="Tokens of a prompt that is computed alone.")] = 512,
     dtype: Annotated[str, typer.Option(help="As for `swarm serve`.")] = "fp32",
-    quantization: Annotated[str, typer.Option(help="As for `swarm serve`.")] = "none",
+    quantization: Annotated[str, typer.Option(help="As for `swarm serve`, but for auto.")] = "none",
     device: Annotated[str, typer.Option(help="As for `swarm serve`.")] = "cpu",
     threads: Annotated[int, typer.Option(min=1, help="Threads that compute.")] = 1,
     rounds: Annotated[int, typer.Option(min=1, help="How often everything is measured, in turn.")] = 5,
@@ -39,8 +39,9 @@ def peer(
     The last line on standard output is one JSON object.
     """
     numbers, span = whole_numbers("--rows", rows), Span.parse(blocks) if blocks is not None else None
-    if parse_precision(quantization) not in QUANTIZATIONS:
-        raise UsageError(f"--quantization is one of {', '.join(QUANTIZATIONS)}, not '{quantization}'")
+    definite = [name for name in QUANTIZATIONS if name != "auto"]
+    if parse_precision(quantization) not in definite:
+        raise UsageError(f"--quantization is one of {', '.join(definite)} here, not '{quantization}'")
     quiet_libraries(os.environ)
     os.environ.setdefault(*IDLE_THREADS)  # as in a peer
     from peers.measuring import Trial, run  # brings torch

@@ -42,7 +42,9 @@ def test_peer_is_measured_beside_its_floor(capsys: pytest.CaptureFixture[str], m
         assert 0 < figure["least"] < figure["compute"]["median"] < figure["turn"]["median"]
 
 
-@pytest.mark.parametrize("word", ["--rows=0", "--blocks=9:12", "--dtype=fp3", "--quantization=int3"])
+@pytest.mark.parametrize(
+    "word", ["--rows=0", "--blocks=9:12", "--dtype=fp3", "--quantization=int3", "--quantization=auto"]
+)
 def test_what_can_not_be_measured_is_refused_in_words(
     capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path, word: str
 ) -> None:
