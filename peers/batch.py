@@ -8,7 +8,7 @@ devices, where a call costs more than a copy, they are gathered.
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -48,6 +48,7 @@ class Heads:
     width: int
     value_width: int
     rule: Rule
+    exact: bool  # in fp32
 
 
 class PagedBatch:
@@ -86,13 +87,13 @@ class PagedBatch:
         else:
             self.positions = torch.cat([torch.arange(row.at, row.at + row.n) for row in rows]).to(device)
             self._slots = torch.cat([slots(row.table, row.at, row.at + row.n) for row in rows]).to(device)
-        self._known: dict[Hashable, object] = {}
+        self.known: dict[Hashable, Any] = {}  # what is the same for several layers
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """What is the same for several layers, made when the first of them asks."""
-        if key not in self._known:
-            self._known[key] = make()
-        return cast(T, self._known[key])
+        if key not in self.known:
+            self.known[key] = make()
+        return cast(T, self.known[key])
 
     def window(self, learned: int | None) -> int | None:
         """The window of the current layer."""
@@ -104,14 +105,25 @@ class PagedBatch:
         """`query` `[1, heads, T, width]`, `key`, `value` `[1, kv heads, T, width]` → `[1, T, heads, value width]`."""
         self.calls[self.layer] += 1
         if self.learn:
-            self.heads[self.layer] = Heads(query.shape[1], key.shape[1], key.shape[3], value.shape[3], rule)
+            widths, exact = (key.shape[3], value.shape[3]), query.dtype == torch.float32
+            self.heads[self.layer] = Heads(query.shape[1], key.shape[1], *widths, rule, exact)
         self.cache.write(self.layer, self._slots, key[0], value[0])
         return self._read(query[0].transpose(0, 1), rule)[None]
 
     def attend_joined(self, joined: Tensor, heads: Heads) -> Tensor:
-        """`joined` `[T, heads of queries, of keys and of values, width]` → `[T, heads, width]`."""
-        self.cache.write_both(self.layer, self._slots, joined[:, heads.query :])
-        return self._read(joined[:, : heads.query], heads.rule)
+        """`joined` `[T, heads of queries, of keys and of values, width]` → `[T, heads of queries * width]`."""
+        query, both = joined.split_with_sizes((heads.query, 2 * heads.kv), 1)
+        arena, index = self.cache.joint(self.layer, heads.kv, heads.width)
+        if self.tokens == 1:
+            self._targets(arena)[index].copy_(both[0])
+        else:
+            arena[index].index_copy_(1, self._slots, both.transpose(0, 1))
+        return self._read(query, heads.rule).view(self.tokens, -1)
+
+    def _targets(self, arena: Tensor) -> tuple[Tensor, ...]:
+        """Where the only token goes, in each layer of `arena`."""
+        part = self._parts[0]
+        return self.once(("targets", id(arena)), lambda: arena.select(2, part.table.slot(part.at)).unbind(0))
 
     def _read(self, query: Tensor, rule: Rule) -> Tensor:
         """`[T, heads, width]` → `[T, heads, value width]`. The new keys and values are in the pages already."""
@@ -124,7 +136,7 @@ class PagedBatch:
         for part in self._parts:
             own = query.narrow(0, part.begin, part.n)
             if part.n == 1:
-                grouped = own.reshape(arenas.keys.shape[1], -1, query.shape[2])
+                grouped = own.reshape(arenas.shape.heads, -1, query.shape[2])
                 pieces = self._pieces(arenas, rule.window, part)
                 outputs.append(decode(grouped, pieces(index), rule).view(1, query.shape[1], -1))
             else:
@@ -135,10 +147,12 @@ class PagedBatch:
 
     def _decode(self, query: Tensor, arenas: Arenas, index: int, rule: Rule) -> Tensor:
         tokens, heads, width = query.shape
-        queries = query.reshape(tokens, arenas.keys.shape[1], -1, width).unbind(0)
         rows = self.once((id(arenas), rule.window), lambda: [self._pieces(arenas, rule.window, p) for p in self._parts])
+        if tokens == 1:
+            return decode(query.view(arenas.shape.heads, -1, width), rows[0](index), rule).view(1, heads, -1)
+        queries = query.reshape(tokens, arenas.shape.heads, -1, width).unbind(0)
         outputs = [decode(own, pieces(index), rule) for own, pieces in zip(queries, rows, strict=True)]
-        return (outputs[0] if tokens == 1 else torch.stack(outputs)).view(tokens, heads, -1)
+        return torch.stack(outputs).view(tokens, heads, -1)
 
     def _pieces(self, arenas: Arenas, window: int | None, part: Part) -> "_Pieces":
         return self.once((id(arenas), window, part.begin), lambda: _pieces(arenas, part, part.start(window)))
@@ -149,7 +163,7 @@ class PagedBatch:
         output = query.new_empty(query.shape[0], query.shape[1], arenas.values.shape[3])
         if padded is not None:
             which, places, seen = padded
-            kv_heads, rows = arenas.keys.shape[1], len(which)
+            kv_heads, rows = arenas.shape.heads, len(which)
             k, v = (
                 tensor[index]
                 .index_select(1, places.flatten())

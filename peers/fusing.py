@@ -5,10 +5,11 @@ a perceptron; nothing else that has weights. Whether the block then computes wha
 try (`peers.span`): a layer may do more than its parts show, and is left as it is then.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import silu
 
 from peers.batch import Heads
 from peers.fused import Attention, Beside, FusedBlock, Mlp, Norm, WholeMlp
@@ -69,7 +70,12 @@ def _mlp(module: nn.Module) -> nn.Module:
         return WholeMlp(module)
     if not _is_linear(down) or children or list(module.parameters(recurse=False)) or _outputs(joined) % 2:
         return WholeMlp(module)
-    return Mlp(_join(joined, None), act, down)
+    return Mlp(_join(joined, None), silu if _is_silu(act, like=_weights(module)[0]) else act, down)
+
+
+def _is_silu(act: Callable[[Tensor], Tensor], like: Tensor) -> bool:
+    x = torch.linspace(-20, 20, 64, device=like.device)
+    return torch.equal(act(x), silu(x))
 
 
 def _weights(module: nn.Module) -> list[Tensor]:

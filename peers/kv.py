@@ -43,6 +43,15 @@ def runs(table: PageTable, start: int, stop: int) -> list[tuple[int, int]]:
     return pieces
 
 
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Of one token in one layer."""
+
+    heads: int
+    width: int
+    value_width: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Arenas:
     """Keys and values of layers that are alike: `[layers, kv heads, slots, width]` each.
@@ -51,36 +60,24 @@ class Arenas:
     times faster.
     """
 
+    shape: Shape
     keys: Tensor
     values: Tensor
     both: Tensor | None  # the heads of keys, then those of values, where these have the same width
 
     @classmethod
-    def empty(cls, layers: int, slots: int, shape: "Shape", *, dtype: torch.dtype, device: torch.device) -> "Arenas":
+    def empty(cls, layers: int, slots: int, shape: Shape, *, dtype: torch.dtype, device: torch.device) -> "Arenas":
         if shape.width == shape.value_width:
             heads = 2 * shape.heads
             both = torch.empty(layers, heads, slots, shape.width, dtype=dtype, device=device)
-            return cls(both[:, : shape.heads], both[:, shape.heads :], both)
+            return cls(shape, both[:, : shape.heads], both[:, shape.heads :], both)
         keys = torch.empty(layers, shape.heads, slots, shape.width, dtype=dtype, device=device)
         values = torch.empty(layers, shape.heads, slots, shape.value_width, dtype=dtype, device=device)
-        return cls(keys, values, None)
+        return cls(shape, keys, values, None)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         return (self.keys, self.values) if self.both is None else (self.both,)
-
-    @property
-    def shape(self) -> "Shape":
-        return Shape(self.keys.shape[1], self.keys.shape[3], self.values.shape[3])
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """Of one token in one layer."""
-
-    heads: int
-    width: int
-    value_width: int
 
 
 class KVCache:
@@ -112,13 +109,14 @@ class KVCache:
         arenas.keys[index].index_copy_(1, slots, keys)
         arenas.values[index].index_copy_(1, slots, values)
 
-    def write_both(self, layer: int, slots: Tensor, both: Tensor) -> None:
-        """Puts `both`, `[tokens, heads of keys and then of values, width]`, into their slots."""
+    def joint(self, layer: int, heads: int, width: int) -> tuple[Tensor, int]:
+        """Where a layer writes keys and values of `heads` heads each as one: arenas `[layers, heads of keys and then of
+        values, slots, width]`, and which of their layers it is."""
         if self._places[layer] is None:
-            self._places[layer] = (self._arenas(1, Shape(both.shape[1] // 2, both.shape[2], both.shape[2])), 0)
+            self._places[layer] = (self._arenas(1, Shape(heads, width, width)), 0)
         arenas, index = self.place(layer)
         assert arenas.both is not None
-        arenas.both[index].index_copy_(1, slots, both.transpose(0, 1))
+        return arenas.both, index
 
     def view(self, layer: int, table: PageTable) -> tuple[Tensor, Tensor]:
         """A row's keys and values, `[kv heads, length, width]`: in place when the row is contiguous, else copied."""

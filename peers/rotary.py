@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from peers.batch import Heads
 from peers.pages import RowSlice
-from peers.turns import Compute, Halves, Pairs, Turning
+from peers.turns import Compute, Halves, Pairs, Source, Turning
 
 __all__ = ["Rotaries", "TurningRotary"]
 
@@ -50,7 +51,8 @@ class Rotaries:
     ) -> None:
         """`positions` `[1, T]`: those for which layers were given position embeddings. `in_pairs`: whether heads can be
         put into `pair_order`."""
-        self._found: list[tuple[tuple[Tensor, Tensor], Turning]] = []
+        self._found: list[tuple[tuple[Tensor, Tensor], Source]] = []
+        self._made: dict[tuple[int, Heads], Turning] = {}
         like = torch.empty(0, dtype=dtype, device=positions.device)
         for rotary in (module for module in model.modules() if hasattr(module, "rope_type")):
             kinds = list(rotary.rope_type) if isinstance(rotary.rope_type, dict) else [None]
@@ -61,14 +63,14 @@ class Rotaries:
                     turn = Pairs if in_pairs else Halves
                     fixed = not turning.turns(rotary)
                     width, device = cos.shape[-1], positions.device
-                    self._found.append(((cos, sin), Turning(compute, turn, width=width, fixed=fixed, device=device)))
+                    self._found.append(((cos, sin), Source(compute, turn, width, fixed, device)))
 
-    def of(self, given: object) -> list[Turning | None]:
+    def of(self, given: object, heads: Heads) -> list[Turning | None]:
         """In which ways a layer that was given these embeddings may turn its heads, the likeliest first."""
         if isinstance(given, tuple) and len(given) == 2:
-            for (cos, sin), turning in self._found:
+            for index, ((cos, sin), source) in enumerate(self._found):
                 if torch.equal(cos, given[0]) and torch.equal(sin, given[1]):
-                    return [turning, None]
+                    return [self._made.setdefault((index, heads), Turning(source, heads)), None]
         return [None]
 
 

@@ -141,7 +141,7 @@ class BlockSpan:
         if blocks is not None:
             states = hidden.to(device=self.device, dtype=self.dtype, copy=True)
             for batch.layer, block in enumerate(blocks, layers.start):
-                states = block(states, batch)
+                states = block.forward(states, batch)
             return states
         states = hidden.to(device=self.device, dtype=self.dtype)[None]
         with self._gates.open(layers, states, batch):
@@ -192,7 +192,7 @@ class BlockSpan:
             heads, part = self._seen.heads[index], slice(index, index + 1)
             assert heads is not None  # the layer has attended once
             expected = trial.run(self._windows, index, partial(self._run, layers=part))
-            for block in fuse(layer, heads, rotaries.of(self._gates.embeddings[index])):
+            for block in fuse(layer, heads, rotaries.of(self._gates.embeddings[index], heads)):
                 if trial.agrees(expected, trial.run(self._windows, index, block)):
                     self._gates.replace(index, block)
                     break

@@ -4,14 +4,14 @@ Blocks of one span mostly share them, so they are looked up once a step, out of 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from peers.batch import PagedBatch
+from peers.batch import Heads, PagedBatch
 
-__all__ = ["Compute", "Halves", "Pairs", "Turn", "Turning", "pair_order"]
+__all__ = ["Compute", "Halves", "Pairs", "Source", "Turn", "Turning", "pair_order"]
 
 FIRST_TABLE = 1024  # positions
 
@@ -29,7 +29,7 @@ def pair_order(width: int, turned: int) -> list[int]:
 class Pairs:
     """For heads in `pair_order`: each pair is one complex number, and turns in place in one multiplication. fp32."""
 
-    turns: Tensor  # complex `[T, 1, turned / 2]`
+    turns: Tensor  # complex `[T, 1 or heads, turned / 2]`
 
     @classmethod
     def of(cls, cos: Tensor, sin: Tensor) -> "Pairs":
@@ -38,6 +38,9 @@ class Pairs:
 
     def take(self, positions: Tensor) -> "Pairs":
         return Pairs(self.turns.index_select(0, positions))
+
+    def scaled(self, scales: Tensor) -> "Pairs":
+        return Pairs(self.turns * scales)
 
     def turn(self, heads: Tensor) -> None:
         """Turns `[T, heads, width]` in place."""
@@ -50,8 +53,8 @@ class Pairs:
 class Halves:
     """For heads as the library has them, in any dtype."""
 
-    cos: Tensor  # `[T, 1, turned]`
-    sin: Tensor  # `[T, 1, turned]`, the first half with its sign turned
+    cos: Tensor  # `[T, 1 or heads, turned]`
+    sin: Tensor  # `[T, 1 or heads, turned]`, the first half with its sign turned
 
     @classmethod
     def of(cls, cos: Tensor, sin: Tensor) -> "Halves":
@@ -60,6 +63,9 @@ class Halves:
 
     def take(self, positions: Tensor) -> "Halves":
         return Halves(self.cos.index_select(0, positions), self.sin.index_select(0, positions))
+
+    def scaled(self, scales: Tensor) -> "Halves":
+        return Halves(self.cos * scales, self.sin * scales)
 
     def turn(self, heads: Tensor) -> None:
         """Turns `[T, heads, width]` in place."""
@@ -72,36 +78,56 @@ class Halves:
 Turn = Pairs | Halves
 
 
-class Turning:
-    """The turns of one kind of layer. `fixed`: that of a position is always the same, and may be kept."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """Where the cosines and sines of one kind of layer come from. `fixed`: those of a position are always the same, and
+    may be kept. `width`: how many values of a head turn."""
 
-    def __init__(
-        self, compute: Compute, kind: type[Pairs] | type[Halves], *, width: int, fixed: bool, device: torch.device
-    ) -> None:
-        self.width = width  # how many values of a head turn
-        self._compute = compute
-        self._kind = kind
-        self._fixed = fixed
-        self._device = device
+    compute: Compute
+    kind: type[Pairs] | type[Halves]
+    width: int
+    fixed: bool
+    device: torch.device
+
+
+class Turning:
+    """The turns of layers of one kind. Queries are multiplied with the scale of their scores on this occasion, where
+    that is free: in fp32, when all of a head turns."""
+
+    def __init__(self, source: Source, heads: Heads) -> None:
+        self.width = source.width
+        self.in_pairs = source.kind is Pairs
+        self._source = source
         self._table: Turn | None = None
         self._length = 0
+        rule = heads.rule
+        self._scales: Tensor | None = None
+        if heads.exact and source.width == heads.width and rule.scaling != 1:
+            factors = torch.tensor([rule.scaling] * heads.query + [1.0] * heads.kv, device=source.device)
+            self._scales = factors[:, None]
 
-    @property
-    def in_pairs(self) -> bool:
-        return self._kind is Pairs
+    def remaining(self, heads: Heads) -> Heads:
+        """What attention still has to do."""
+        return heads if self._scales is None else replace(heads, rule=replace(heads.rule, scaling=1.0))
 
     def of(self, batch: PagedBatch) -> Turn:
         """Of all tokens of a batch; found out once for all layers."""
-        return batch.once((Turning, id(self)), lambda: self._find(batch))
+        found: Turn | None = batch.known.get(self)
+        if found is None:
+            found = batch.known[self] = self._find(batch)
+        return found
 
     def _find(self, batch: PagedBatch) -> Turn:
-        if not self._fixed:
-            return self._make(batch.positions)
+        if not self._source.fixed:
+            return self._scaled(self._make(batch.positions))
         if self._table is None or batch.longest > self._length:
             self._length = max(FIRST_TABLE, 1 << (batch.longest - 1).bit_length())
-            self._table = self._make(torch.arange(self._length, device=self._device))
-        return self._table.take(batch.positions)
+            self._table = self._make(torch.arange(self._length, device=self._source.device))
+        return self._scaled(self._table.take(batch.positions))
 
     def _make(self, positions: Tensor) -> Turn:
-        cos, sin = self._compute(positions[None])
-        return self._kind.of(cos[0], sin[0])
+        cos, sin = self._source.compute(positions[None])
+        return self._source.kind.of(cos[0], sin[0])
+
+    def _scaled(self, turn: Turn) -> Turn:
+        return turn if self._scales is None else turn.scaled(self._scales)

@@ -33,6 +33,7 @@ class PackedLinear(nn.Module):
         self.dtype = source.weight.dtype
         self.bias = source.bias
         self.packed = nn.Parameter(_pack(source.weight.detach()), requires_grad=False)
+        self._operands = (self.packed, self.bias)  # found without nn.Module's look-up, which is slow
 
     @property
     def weight(self) -> Tensor:
@@ -40,7 +41,7 @@ class PackedLinear(nn.Module):
         return self.packed.to_dense()
 
     def forward(self, x: Tensor) -> Tensor:
-        return _product(x, self.packed, self.bias)
+        return _product(x, *self._operands)
 
 
 def pack_linears(module: nn.Module) -> None:
