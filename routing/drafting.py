@@ -13,6 +13,7 @@ __all__ = ["Acceptance", "RoundTime", "draft_length", "expected_tokens"]
 
 MEMORY = 0.97  # what a trial still counts when the next one is made: some thirty of them decide
 TRUST = 9.0  # squared guesses: the prediction counts like one round whose draft was three longer than the others'
+INSTANT = 1e-9  # s; no clock shows a round as shorter, and rates need more than nothing
 HICCUP = 3.0  # a round that takes longer than so many predicted ones says more of its moment than of the chain
 
 
@@ -70,8 +71,8 @@ class RoundTime:
 
     def __call__(self, length: int) -> float:
         if not self._weight:
-            return self.base + length * self.per_token
-        return self._seconds + (length - self._length) * self._slope
+            return max(INSTANT, self.base + length * self.per_token)
+        return max(INSTANT, self._seconds + (length - self._length) * self._slope)
 
     @property
     def _slope(self) -> float:

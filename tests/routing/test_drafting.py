@@ -100,6 +100,11 @@ def test_whatever_is_measured_more_guesses_never_make_a_round_shorter(
     assert 0 < time(0) <= time(1) <= time(32)
 
 
+def test_rounds_that_take_no_time_at_all_are_no_trouble() -> None:
+    time = RoundTime(0.0, 0.0).updated(0, 0.0).updated(3, 0.0)
+    assert draft_length(0.5, time, 8) == 8
+
+
 def test_one_hiccup_is_not_taken_for_the_chain() -> None:
     time = RoundTime(0.1, 0.001)
     for n in range(20):
