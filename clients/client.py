@@ -10,8 +10,8 @@ from typing import Self
 
 from clients.hops import Hops
 from fault.backoff import Backoff
-from routing.chains import Hop, plan_chain, step_seconds
-from routing.perf import Link, Links, time_limit
+from routing.chains import PIECE, Hop, piece_tokens, plan_chain, step_seconds
+from routing.perf import Costs, Link, Links, time_limit
 from routing.view import View
 from swarm.codecs import body_size
 from swarm.directory import Directory
@@ -22,6 +22,7 @@ from swarm.transport import Transport
 
 __all__ = ["Client", "Model"]
 
+FRAME_BYTES = 2 << 20  # of hidden states in one frame
 VIEW_SECONDS = 5.0  # age at which the view is read again
 UNKNOWN_LINK = Link(delay=0.02, bandwidth=12.5e6)  # of a pair nobody has measured: a good home line
 
@@ -151,6 +152,11 @@ class Client:
     def step_seconds(self, hops: Sequence[Hop], *, tokens: int, rows: int) -> float:
         """Seconds that a step of `tokens` tokens is predicted to take on its way down."""
         return step_seconds(hops, tokens=tokens, rows=rows, token_bytes=self.token_bytes)
+
+    def piece_tokens(self, hops: Sequence[Hop], *, tokens: int) -> int:
+        """How many tokens of a long step to send in one frame."""
+        most = min(Costs().batch_tokens, max(PIECE, FRAME_BYTES // self.token_bytes))
+        return piece_tokens(hops, tokens=tokens, token_bytes=self.token_bytes, most=most)
 
     def time_limit(self, hops: Sequence[Hop], *, tokens: int, rows: int) -> float:
         """Seconds without any output after which a step of `tokens` tokens deserves a question."""

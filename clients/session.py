@@ -28,8 +28,6 @@ from swarm.messages import Fault, FaultCode, Fork, ForkEntry, Message, Out, Step
 
 __all__ = ["RowChunk", "Session"]
 
-FRAME_BYTES = 2 << 20  # of tensor in one frame: long prompts travel in several, so that hops overlap
-
 
 @dataclass(frozen=True, slots=True)
 class RowChunk:
@@ -149,8 +147,8 @@ class Session:
         return entries
 
     def _send(self, entries: Sequence[StepRow], hidden: Tensor) -> None:
-        """Post steps to the first hop, none larger than FRAME_BYTES where rows can be cut."""
-        budget = max(1, FRAME_BYTES // (hidden.shape[1] * hidden.element_size()))
+        """Post steps to the first hop; long prompts in pieces, so that hops overlap."""
+        budget = self._client.piece_tokens(self.chain.hops, tokens=len(hidden))
         batch: list[StepRow] = []
         begin = offset = 0
         for entry in entries:

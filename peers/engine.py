@@ -155,7 +155,6 @@ class Engine:
         waiting = list(self._turns.values())
         for session in waiting:
             self._advance(session)
-            self._adopt(session)
         self._run(self._plan())
         for session in waiting:
             if not session.waits:
@@ -249,6 +248,7 @@ class Engine:
 
     def _advance(self, session: HopSession) -> None:
         """Handle the session's frames in order, up to the first that has to be computed or to be sent in parts."""
+        self._adopt(session)
         while session.id in self._sessions and session.work is None:
             if session.resends:
                 self._resend(session)
@@ -259,6 +259,7 @@ class Engine:
             self._inbox_bytes -= letter.size
             try:
                 self._handle(session, letter)
+                self._adopt(session)
             except HopError as error:
                 blamed = letter.sender if error.code in (FaultCode.GAP, FaultCode.BAD_INPUT) else None
                 self._tell(session, FaultCode(error.code), str(error), peer=blamed)

@@ -17,7 +17,9 @@ from swarm.ids import PeerId, Span
 from swarm.messages import Contact
 from swarm.record import PeerRecord
 
-__all__ = ["Chain", "Hop", "plan_chain", "step_seconds"]
+__all__ = ["PIECE", "Chain", "Hop", "piece_tokens", "plan_chain", "step_seconds"]
+
+PIECE = 16  # tokens; pieces of prompts are multiples, as pages are, so that pages come whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,25 @@ def step_seconds(hops: Iterable[Hop], *, tokens: int, rows: int, token_bytes: in
     The hops may come from several plans, as after mending. Time limits are made of this.
     """
     return sum(hop.arrive(tokens * token_bytes) + hop.step(max(0, tokens - rows)) for hop in hops)
+
+
+def piece_tokens(hops: Sequence[Hop], *, tokens: int, token_bytes: int, most: int) -> int:
+    """In pieces of how many tokens, `most` at most, a prompt of `tokens` is predicted to be through the chain first.
+
+    Each hop works on its own piece, so the slowest sets the pace, and the others add one piece each: small pieces fill
+    the chain soon, large ones repeat less of what a step costs whatever its length.
+    """
+    if tokens <= PIECE:
+        return PIECE
+    return min(range(PIECE, most + 1, PIECE), key=lambda piece: (_in_pieces(hops, tokens, token_bytes, piece), -piece))
+
+
+def _in_pieces(hops: Sequence[Hop], tokens: int, token_bytes: int, piece: int) -> float:
+    """Seconds until the last of a prompt's pieces has left the last hop."""
+    size = min(piece, tokens)
+    stages = [hop.step(size - 1) for hop in hops]
+    stages += [size * token_bytes / hop.link.bandwidth for hop in hops if hop.link is not None]
+    return sum(stages) + (-(-tokens // size) - 1) * max(stages)
 
 
 def plan_chain(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from routing.chains import Chain, Hop, plan_chain, step_seconds
+from routing.chains import PIECE, Chain, Hop, piece_tokens, plan_chain, step_seconds
 from routing.perf import Costs, Link, Links, Pace
 from routing.view import View
 from swarm.errors import MissingBlocks
@@ -189,3 +189,46 @@ def test_wide_views_are_cut_to_the_promising_peers_without_losing_a_block() -> N
     narrow, wide = plan(seen, costs=replace(EXACT, width=3)), plan(seen, costs=replace(EXACT, width=1000))
     assert narrow.span == wide.span == Span(0, 32)
     assert wide.seconds <= narrow.seconds <= 1.2 * wide.seconds
+
+
+# --- long prompts in pieces ---
+
+
+def alike(count: int, *, seconds: float = 0.015, token: float = 0.001, bandwidth: float = 1e9) -> list[Hop]:
+    """Hops that share 30 blocks, each of which takes its part of the time."""
+    link = Link(0.001, bandwidth)
+    return [
+        Hop(Contact(PeerId(str(n))), Span(n, n + 1), seconds=seconds / count, token_seconds=token / count, link=link)
+        for n in range(count)
+    ]
+
+
+def pieces(hops: list[Hop], tokens: int = 1024) -> int:
+    return piece_tokens(hops, tokens=tokens, token_bytes=TOKEN, most=512)
+
+
+def test_a_chain_of_one_gets_its_prompt_in_the_largest_pieces() -> None:
+    assert pieces(alike(1)) == 512
+
+
+def test_more_hops_overlap_on_smaller_pieces() -> None:
+    sizes = [pieces(alike(count)) for count in (1, 2, 3, 5, 10)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert 96 <= sizes[1] <= 144, "the root of tokens times what a step costs beside them, over what a token costs"
+    assert sizes[-1] < 64
+
+
+def test_steps_that_cost_much_beside_their_tokens_are_not_cut_small() -> None:
+    assert pieces(alike(2, seconds=0.5)) > pieces(alike(2)) > pieces(alike(2, seconds=0.002))
+
+
+def test_short_steps_stay_in_one_piece() -> None:
+    assert pieces(alike(3), tokens=1) == PIECE
+    assert pieces(alike(2), tokens=40) >= 40
+
+
+@given(st.integers(1, 6), st.integers(1, 4000), st.integers(16, 600))
+def test_pieces_come_whole_pages_at_a_time(count: int, tokens: int, most: int) -> None:
+    piece = piece_tokens(alike(count), tokens=tokens, token_bytes=TOKEN, most=most)
+    assert piece % PIECE == 0
+    assert PIECE <= piece <= most
