@@ -71,6 +71,32 @@ def test_a_plan_keeps_the_budget_and_gives_nobody_more_than_waits(
     assert all(0 < given <= tokens[session] for session, given in chosen.items())
 
 
+arrivals = st.lists(
+    st.lists(st.tuples(st.integers(1, 300), st.integers(1, 50)), max_size=4), min_size=1, max_size=25
+)  # (tokens, the most of one row) of those who come before each batch
+
+
+@given(arrivals, limits)
+def test_nobody_who_comes_later_makes_a_session_wait_longer(
+    arrivals: list[list[tuple[int, int]]], limits: EngineLimits
+) -> None:
+    """Prompts under constant decoding, or the other way round: new ones come all the time, and none ever ends."""
+    turns: list[Waiting[int]] = []
+    joined: dict[int, tuple[int, int]] = {}  # the batch it came for, and how many of its class wait with it then
+    served: dict[int, int] = {}
+    for batch in range(len(arrivals) + sum(map(len, arrivals))):
+        for tokens, longest in arrivals[batch] if batch < len(arrivals) else ():
+            each = Waiting(len(joined), tokens, min(tokens, longest))
+            turns.append(each)
+            kind = each.longest <= limits.decode_tokens
+            joined[each.session] = (batch, sum((t.longest <= limits.decode_tokens) == kind for t in turns))
+        chosen = plan(turns, limits)
+        for session in chosen:
+            served.setdefault(session, batch)
+        turns = [t for t in turns if t.session not in chosen] + [t for t in turns if t.session in chosen]
+    assert all(served[session] < batch + bound for session, (batch, bound) in joined.items())
+
+
 @given(waitings, limits)
 def test_every_session_is_served_within_as_many_batches_as_wait_in_its_class(
     waiting: list[Waiting[int]], limits: EngineLimits
