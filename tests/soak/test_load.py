@@ -1,4 +1,7 @@
-"""Ten minutes of sixty-four users: memory stays what it was after the first of them."""
+"""Ten minutes of sixty-four users: in the second half memory stays what it is.
+
+In the first, torch meets batches of every size, for each of which it keeps what it has prepared.
+"""
 
 import time
 
@@ -16,7 +19,7 @@ from tests.virtual import run_virtual
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
 
 SECONDS = 600.0
-ALLOWED = 16 << 20  # bytes: what the allocator of a process may keep in pieces
+ALLOWED = 8 << 20  # bytes: what the allocator of a process may keep in pieces
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +40,11 @@ def test_memory_is_flat_under_load(tiny: Checkpoint, figures: list[str]) -> None
                 await load.run(users=64, turns=2)
                 assert not any(load.held())
                 sizes.append(psutil.Process().memory_info().rss)
-            settled = sizes[len(sizes) // 10]
+            settled = sizes[len(sizes) // 2]
             figures.append(
-                f"{load.served} sessions of 64 users at once in {SECONDS:.0f} s: {settled >> 20} MiB after a tenth of "
+                f"{load.served} sessions of 64 users at once in {SECONDS:.0f} s: {settled >> 20} MiB after half of "
                 f"them, {sizes[-1] >> 20} MiB after the last"
             )
-            assert max(sizes[len(sizes) // 10 :]) - settled < ALLOWED
+            assert max(sizes[len(sizes) // 2 :]) - settled < ALLOWED
 
     run_virtual(main())
