@@ -57,7 +57,7 @@ def _attention(module: nn.Module, heads: Heads, turning: Turning | None) -> Atte
         norm = _head_norm(each, heads, turning)
         if norm is None:
             return None
-    return Attention(_join(joined, order), norm, out, heads, turning)
+    return Attention(_join(joined, order), norm, _unmapped(out), heads, turning)
 
 
 def _mlp(module: nn.Module) -> nn.Module:
@@ -70,7 +70,7 @@ def _mlp(module: nn.Module) -> nn.Module:
         return WholeMlp(module)
     if not _is_linear(down) or children or list(module.parameters(recurse=False)) or _outputs(joined) % 2:
         return WholeMlp(module)
-    return Mlp(_join(joined, None), silu if _is_silu(act, like=_weights(module)[0]) else act, down)
+    return Mlp(_join(joined, None), silu if _is_silu(act, like=_weights(module)[0]) else act, _unmapped(down))
 
 
 def _is_silu(act: Callable[[Tensor], Tensor], like: Tensor) -> bool:
@@ -125,6 +125,11 @@ def _join(linears: Sequence[nn.Module], order: Tensor | None) -> nn.Module:
     packed = [linear for linear in linears if isinstance(linear, Packed)]
     assert order is None  # only plain weights can be put into another
     return (join(packed) if len(packed) == len(linears) else None) or Beside(linears)
+
+
+def _unmapped(linear: nn.Module) -> nn.Module:
+    """Packed weights are views of a mapped file, and one that is left keeps all of the file in memory."""
+    return join([linear]) or linear if isinstance(linear, Packed) else linear
 
 
 def _joined(linears: Sequence[nn.Linear], order: Tensor | None) -> nn.Linear:

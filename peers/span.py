@@ -27,7 +27,7 @@ from peers.trial import Trial
 from swarm.checkpoint import Checkpoint, load_span
 from swarm.errors import ModelError, UsageError
 from swarm.ids import Span
-from swarm.layout import let_go_of_files
+from swarm.layout import give_back_memory, let_go_of_files
 from swarm.onednn import pack_linears
 from swarm.packing import Packed
 
@@ -96,7 +96,9 @@ class BlockSpan:
         else:
             model = load_packed(checkpoint, blocks, packing, dtype=dtype, attn_implementation=PAGED)
         finish = pack_linears if packing is None else None
-        return cls(model, blocks, kv_tokens=kv_tokens, page_size=page_size, dtype=dtype, finish=finish)
+        span = cls(model, blocks, kv_tokens=kv_tokens, page_size=page_size, dtype=dtype, finish=finish)
+        give_back_memory()
+        return span
 
     @property
     def fused(self) -> tuple[bool, ...]:

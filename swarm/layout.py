@@ -4,10 +4,13 @@
 time when the weight `[out, in]` is stored column by column; with more rows both are alike.
 """
 
+import ctypes
+import sys
+
 import torch
 from torch import nn
 
-__all__ = ["let_go_of_files", "store_by_columns"]
+__all__ = ["give_back_memory", "let_go_of_files", "store_by_columns"]
 
 
 def store_by_columns(module: nn.Module) -> None:
@@ -25,3 +28,11 @@ def let_go_of_files(module: nn.Module) -> None:
     for parameter in module.parameters():
         if parameter.dim() < 2 and parameter.is_contiguous():
             parameter.data = parameter.data.clone()
+
+
+def give_back_memory() -> None:
+    """Returns what was freed to the system, where the C library can: weights that were copied leave holes in its heap,
+    57 MiB of them after 30 blocks of SmolLM2."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)

@@ -1,6 +1,8 @@
 """Fused blocks: which layers they replace, that they give what these give, and that nothing else is taken for one."""
 
 import copy
+import gc
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -168,3 +170,14 @@ def test_packed_weights_are_joined_and_compute_the_same(tmp_path: Path, precisio
     kinds = {type(module).__name__ for module in span.model.modules() if hasattr(module, "in_features")}
     assert "Beside" not in {type(module).__name__ for module in span.model.modules()}
     assert "Linear" not in kinds or precision == "bf16"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux what is mapped")
+def test_files_of_packed_weights_are_let_go_once_the_weights_are_joined(tmp_path: Path) -> None:
+    checkpoint = resolve(str(tiny_model("llama", tmp_path / "model")), cache=tmp_path)
+    packing, device = Packing("int8", tmp_path), torch.device("cpu")
+    for _ in range(2):  # packed, then read
+        span = BlockSpan.load(checkpoint, Span(0, 4), dtype=torch.float32, device=device, kv_tokens=64, packing=packing)
+        gc.collect()
+        assert all(span.fused)
+        assert ".packed" not in Path("/proc/self/maps").read_text()
