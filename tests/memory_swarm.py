@@ -140,11 +140,12 @@ class MemorySwarm:
         await member.node.close()
         await member.link.close()
 
-    async def client(self, name: str = "client") -> Client:
+    async def client(self, name: str = "client", *, share_prefixes: bool = True) -> Client:
         model = Model(
             self.checkpoint.name, self.checkpoint.digest, self.checkpoint.num_blocks, self.checkpoint.hidden_size
         )
-        client = Client(self.network.transport(PeerId(name)), MemoryDirectory(self.shelf), model)
+        transport = self.network.transport(PeerId(name))
+        client = Client(transport, MemoryDirectory(self.shelf), model, share_prefixes=share_prefixes)
         return await self.stack.enter_async_context(client)
 
     async def until(self, kind: type[Event]) -> None:

@@ -239,3 +239,37 @@ def test_two_hundred_sessions_finish_on_room_for_twenty(checkpoint: Checkpoint, 
             assert (stats.sessions, stats.kv_tokens_free) == (0, stats.kv_tokens)
 
     in_swarm(checkpoint, play, delay=0.01)
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_a_client_says_whether_peers_may_use_its_beginnings_for_others(
+    checkpoint: Checkpoint, reference: Reference, share: bool
+) -> None:
+    async def play(swarm: MemorySwarm) -> None:
+        await swarm.add("a", Span(0, 2), page_size=4)
+        await swarm.add("b", Span(2, 4), page_size=4)
+        for name in ("first", "second"):
+            session = await swarm.session(await swarm.client(name, share_prefixes=share), reference)
+            assert same(await feed(session, reference, {session.new_row(): PROMPT}), reference.outputs(PROMPT))
+            await session.close()
+        shared = [member.engine.stats().tokens_shared for member in swarm.members.values()]
+        assert shared == [len(PROMPT) // 4 * 4 if share else 0] * 2
+
+    in_swarm(checkpoint, play, delay=0.01)
+
+
+def test_a_long_prompt_keeps_all_hops_at_work(checkpoint: Checkpoint, reference: Reference) -> None:
+    """It goes down in pieces, of which only the last has an output that is wanted."""
+
+    async def play(swarm: MemorySwarm) -> None:
+        await swarm.add("a", Span(0, 2))
+        await swarm.add("b", Span(2, 4))
+        session = await swarm.session(await swarm.client(), reference, lease=256)
+        prompt = torch.arange(200) % 100 + 3
+        output = await feed(session, reference, {session.new_row(): prompt}, want=1)
+        assert same(output, reference.outputs(prompt)[-1:])
+        stats = [member.engine.stats() for member in swarm.members.values()]
+        assert all(each.batches > 1 for each in stats)
+        await session.close()
+
+    in_swarm(checkpoint, play, delay=0.01)

@@ -308,7 +308,7 @@ openings = st.lists(
 )
 
 
-@FRESH
+@settings(FRESH, max_examples=20)
 @given(openings=openings, outbox_tokens=st.sampled_from([400, 60, 8]))
 def test_sessions_that_begin_alike_get_what_each_would_get_alone(
     model: Model, spans: Sequence[BlockSpan], openings: list[tuple[int, int, int, int, int]], outbox_tokens: int
