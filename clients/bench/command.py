@@ -114,12 +114,15 @@ def wan(
     prompt_tokens: PromptTokens = 64,
     new_tokens: NewTokens = 32,
     rounds: Rounds = 3,
+    draft_length: Annotated[int, typer.Option(min=0, help="Measure with drafts of so many tokens, too.")] = 0,
+    acceptance: Annotated[float, typer.Option(min=0, max=1, help="How often a drafted token is to be right.")] = 0.8,
     cache_dir: CacheDir = None,
 ) -> None:
     """Measure one session over peers that are far from each other: real peers here, long lines played between them.
 
     A token goes around the ring once, so it takes one delay for each hop and one back, and the computing: what it takes
-    beyond that is shown with where it goes. The last line on standard output is one JSON object.
+    beyond that is shown with where it goes. Drafts are made from the answer, which is known by then, so that they are
+    as good as is wanted. The last line on standard output is one JSON object.
     """
     trial = WanTrial(
         model=model,
@@ -134,6 +137,8 @@ def wan(
         prompt_tokens=prompt_tokens,
         new_tokens=new_tokens,
         rounds=rounds,
+        draft_length=draft_length,
+        acceptance=acceptance,
     )
     notes = _prepare()
     from clients.bench.wan import run

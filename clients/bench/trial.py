@@ -77,7 +77,8 @@ class SwarmTrial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WanTrial:
-    """One session over `peers`, each behind a line of `delay` seconds one way and `bandwidth` bytes per second."""
+    """One session over `peers`, each behind a line of `delay` seconds one way and `bandwidth` bytes per second; and,
+    where `draft_length` is not 0, again with drafts of so many tokens, each right with probability `acceptance`."""
 
     model: str
     cache: Path
@@ -91,6 +92,8 @@ class WanTrial:
     prompt_tokens: int
     new_tokens: int
     rounds: int
+    draft_length: int = 0
+    acceptance: float = 0.0
 
 
 def shares(blocks: int, peers: int) -> list[Span]:

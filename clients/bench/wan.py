@@ -7,17 +7,18 @@ from dataclasses import asdict, dataclass
 from rich.console import Console
 from rich.table import Table
 
-from clients.bench.answers import Answer, new_prompt
+from clients.bench.answers import new_prompt
+from clients.bench.drafted import Drafted, DraftReport, ask_drafted
 from clients.bench.far import FarAway, Line, free_ports
 from clients.bench.fleet import Fleet
 from clients.bench.reference import BITS, DTYPES
 from clients.bench.steps import Profile
 from clients.bench.trial import Layout, WanTrial, shares
-from clients.events import Step
 from swarm.bystanders import Bystanders
 from swarm.checkpoint import Checkpoint, resolve
 from swarm.errors import SwarmError
 from swarm.figures import Spread, new_table, publish
+from swarm.rates import threads
 
 __all__ = ["WanReport", "run"]
 
@@ -96,18 +97,43 @@ def run(trial: WanTrial, notes: Console) -> None:
     shares(checkpoint.num_blocks, trial.peers)  # before anything is started
     targets = free_ports(trial.peers)
     with FarAway(targets, Line(trial.delay, trial.bandwidth)) as far:
-        profiles, others = _measure(trial, checkpoint, targets, far.ports, notes)
+        rounds, others = _measure(trial, checkpoint, targets, far.ports, notes)
     token_bytes = checkpoint.hidden_size * BITS[trial.client_precision] // 8
-    report = WanReport.of(trial, profiles, token_bytes, far.said.get("late", 0.0))
+    report = WanReport.of(trial, [each.profile for each in rounds], token_bytes, far.said.get("late", 0.0))
     settings = {**asdict(trial), "cache": str(trial.cache)}
-    publish(
-        "wan", list(report.tables(trial)), {"settings": settings, **asdict(report), "lines": far.said, "others": others}
+    figures = {"settings": settings, **asdict(report), "lines": far.said, "others": others}
+    tables = list(report.tables(trial))
+    if trial.draft_length:
+        drafts = DraftReport.of(
+            [each.drafted for each in rounds if each.drafted is not None],
+            [each.profile.whole / 1000 for each in rounds],
+            acceptance=trial.acceptance,
+            length=trial.draft_length,
+        )
+        tables.append(_drafts_table(drafts))
+        figures["drafts"] = asdict(drafts)
+    publish("wan", tables, figures)
+
+
+def _drafts_table(drafts: DraftReport) -> Table:
+    table = new_table(
+        f"drafts of {drafts.length} tokens, {drafts.acceptance:.0%} right: medians (lowest to highest)", "", ""
     )
+    table.add_row("tokens of a trip", str(drafts.per_trip))
+    table.add_row(f"over the {drafts.expected:.2f} that are expected", str(drafts.share))
+    table.add_row("tokens per second over those without", str(drafts.faster))
+    return table
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    profile: Profile
+    drafted: Drafted | None
 
 
 def _measure(
     trial: WanTrial, checkpoint: Checkpoint, targets: Sequence[int], ports: Sequence[int], notes: Console
-) -> tuple[list[Profile], float]:
+) -> tuple[list[_Round], float]:
     """Of each round after the first, which warms up; and how many processors worked for others."""
     notes.print(f"starting {trial.peers} peers, {trial.delay * 1000:g} ms from each other …")
     announcing = [("--port", str(t), "--announce", f"{HOME}:{p}") for t, p in zip(targets, ports, strict=True)]
@@ -127,12 +153,10 @@ def _measure(
         with Bystanders() as bystanders:
             rounds = [_ask(trial, checkpoint, fleet, number, notes) for number in range(trial.rounds + 1)]
         notes.print(str(bystanders))
-    return [Profile.of(steps, [answer]) for answer, steps in rounds[1:]], bystanders.cores
+    return rounds[1:], bystanders.cores
 
 
-def _ask(
-    trial: WanTrial, checkpoint: Checkpoint, fleet: Fleet, number: int, notes: Console
-) -> tuple[Answer, list[Step]]:
+def _ask(trial: WanTrial, checkpoint: Checkpoint, fleet: Fleet, number: int, notes: Console) -> _Round:
     """Raises SwarmError when the chain is not what it should be."""
     prompt = new_prompt(checkpoint.config.get_text_config().vocab_size, trial.prompt_tokens, number)
     fleet.steps.clear()
@@ -142,4 +166,17 @@ def _ask(
         raise SwarmError(f"the chain had not always {trial.peers} hops, so its time can't be held against their delays")
     per_token = (answer.at[-1] - answer.at[0]) / (len(answer.at) - 1)
     notes.print(f"  {number or 'warm-up'}: {per_token * 1000:.1f} ms a token, first after {answer.first:.2f} s")
-    return answer, steps
+    profile = Profile.of(steps, [answer])
+    if not trial.draft_length:
+        return _Round(profile, None)
+    with threads(trial.client_threads):
+        drafted = ask_drafted(
+            fleet.model,
+            prompt,
+            answer.tokens,
+            acceptance=trial.acceptance,
+            length=trial.draft_length,
+            seed=number,
+        )
+    notes.print(f"     with drafts: {drafted.seconds / drafted.tokens * 1000:.1f} ms a token, {drafted.trips} trips")
+    return _Round(profile, drafted)

@@ -1,0 +1,97 @@
+"""What drafts save: answers that are known beforehand are drafted as well as is wanted, and asked for again."""
+
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clients.drafts import Draft, Drafter, Length
+from clients.model import SwarmModelForCausalLM
+from routing.drafting import expected_tokens
+from swarm.errors import SwarmError
+from swarm.figures import Spread
+
+__all__ = ["DraftReport", "Drafted", "KnownText", "ask_drafted"]
+
+
+class KnownText(Drafter):
+    """Always drafts `length` tokens of a text [n], each right with probability `acceptance`."""
+
+    def __init__(self, text: Tensor, acceptance: float, length: int, *, vocabulary: int, seed: int) -> None:
+        self._text = text
+        self._acceptance = acceptance
+        self._length = length
+        self._vocabulary = vocabulary
+        self._dice = random.Random(seed)
+
+    def draft(self, tokens: Tensor, length: Length) -> Draft | None:
+        rest = self._text[tokens.shape[1] :][: self._length]
+        wrong = torch.tensor([self._dice.random() >= self._acceptance for _ in rest], dtype=torch.bool)
+        return Draft("known", torch.where(wrong, (rest + 1) % self._vocabulary, rest), len(rest))
+
+
+@dataclass(frozen=True, slots=True)
+class Drafted:
+    """One answer with drafts: `tokens` that came in `trips` round the ring and in `seconds`, after the first one."""
+
+    tokens: int
+    trips: int
+    seconds: float
+
+
+def ask_drafted(
+    model: SwarmModelForCausalLM, prompt: Tensor, answer: Sequence[int], *, acceptance: float, length: int, seed: int
+) -> Drafted:
+    """The greedy `answer` to `prompt` [1, n], once more. Raises SwarmError when drafts change it."""
+    text = torch.cat([prompt[0], torch.tensor(answer)])
+    vocabulary = model.config.get_text_config().vocab_size
+    drafter = KnownText(text, acceptance, length, vocabulary=vocabulary, seed=seed)
+    rest = len(answer) - 1
+    with model.new_cache(len(text) + length) as cache:
+        options: dict[str, Any] = {"past_key_values": cache, "do_sample": False}
+        model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=1, **options)
+        begun = text[None, : prompt.shape[1] + 1]
+        started = time.perf_counter()
+        whole = model.generate(
+            begun,
+            attention_mask=torch.ones_like(begun),
+            max_new_tokens=rest,
+            min_new_tokens=rest,
+            draft=drafter,
+            **options,
+        )
+        seconds = time.perf_counter() - started
+        trips = cache.speculation.tally.rounds if cache.speculation is not None else rest
+    if whole[0].tolist() != text.tolist():
+        raise SwarmError("an answer with drafts is not the answer without, so nothing can be said of what they save")
+    return Drafted(rest, trips, seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class DraftReport:
+    """From round to round: tokens of a trip, these over what is expected of such drafts, and speed over without."""
+
+    acceptance: float
+    length: int
+    expected: float
+    per_trip: Spread
+    share: Spread
+    faster: Spread
+
+    @classmethod
+    def of(cls, answers: Sequence[Drafted], plain: Sequence[float], *, acceptance: float, length: int) -> "DraftReport":
+        """`plain`: seconds of a token without drafts, of each round."""
+        expected = expected_tokens(acceptance, length)
+        trips = [answer.tokens / answer.trips for answer in answers]
+        return cls(
+            acceptance,
+            length,
+            expected,
+            Spread.of(trips),
+            Spread.of([tokens / expected for tokens in trips]),
+            Spread.of([each * answer.tokens / answer.seconds for each, answer in zip(plain, answers, strict=True)]),
+        )
