@@ -32,8 +32,10 @@ class KnownText(Drafter):
         self._length = length
         self._vocabulary = vocabulary
         self._drawn = random.Random(seed).random()
+        self.asked: list[int] = []  # tokens that were there at each draft
 
     def draft(self, tokens: Tensor, length: Length) -> Draft | None:
+        self.asked.append(tokens.shape[1])
         rest = self._text[tokens.shape[1] :][: self._length]
         wrong = torch.arange(len(rest)) >= self._right()
         return Draft("known", torch.where(wrong, (rest + 1) % self._vocabulary, rest), len(rest))
@@ -46,10 +48,12 @@ class KnownText(Drafter):
 
 @dataclass(frozen=True, slots=True)
 class Drafted:
-    """One answer with drafts: `tokens` that came in `trips` round the ring and in `seconds`, after the first one."""
+    """One answer with drafts: `tokens` after the first one, in `seconds`; and how many each of the `trips` round the
+    ring gave, but for the last, which the end of the answer cuts short."""
 
     tokens: int
     trips: int
+    per_trip: float
     seconds: float
 
 
@@ -75,10 +79,10 @@ def ask_drafted(
             **options,
         )
         seconds = time.perf_counter() - started
-        trips = cache.speculation.tally.rounds if cache.speculation is not None else rest
     if whole[0].tolist() != text.tolist():
         raise SwarmError("an answer with drafts is not the answer without, so nothing can be said of what they save")
-    return Drafted(rest, trips, seconds)
+    asked = drafter.asked
+    return Drafted(rest, len(asked), (asked[-1] - asked[0]) / max(1, len(asked) - 1), seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +100,7 @@ class DraftReport:
     def of(cls, answers: Sequence[Drafted], plain: Sequence[float], *, acceptance: float, length: int) -> "DraftReport":
         """`plain`: seconds of a token without drafts, of each round."""
         expected = expected_tokens(acceptance, length)
-        trips = [answer.tokens / answer.trips for answer in answers]
+        trips = [answer.per_trip for answer in answers]
         return cls(
             acceptance,
             length,

@@ -28,14 +28,14 @@ def test_a_known_text_is_drafted_as_well_as_is_wanted(acceptance: float) -> None
 def test_an_answer_with_drafts_takes_fewer_trips(model: SwarmModelForCausalLM, local: PreTrainedModel) -> None:
     answer = local.generate(PROMPT, max_new_tokens=33, min_new_tokens=33, do_sample=False)[0, 5:].tolist()
     perfect = ask_drafted(model, PROMPT, answer, acceptance=1.0, length=7, seed=0)
-    assert (perfect.tokens, perfect.trips) == (32, 4)
-    assert ask_drafted(model, PROMPT, answer, acceptance=0.0, length=7, seed=0).trips == 32
+    assert (perfect.tokens, perfect.trips, perfect.per_trip) == (32, 4, 8.0)
+    assert ask_drafted(model, PROMPT, answer, acceptance=0.0, length=7, seed=0).trips >= 31
     with pytest.raises(SwarmError, match="not the answer without"):
         ask_drafted(model, PROMPT, [(token + 1) % 128 for token in answer], acceptance=1.0, length=7, seed=0)
 
 
 def test_tokens_of_a_trip_are_held_against_what_is_expected_of_such_drafts() -> None:
-    answers = [Drafted(tokens=60, trips=20, seconds=2.0), Drafted(tokens=60, trips=30, seconds=6.0)]
+    answers = [Drafted(60, 20, 3.0, seconds=2.0), Drafted(60, 30, 2.0, seconds=6.0)]
     report = DraftReport.of(answers, [0.1, 0.2], acceptance=0.5, length=3)
     assert report.expected == pytest.approx(1.875)
     assert (report.per_trip.low, report.per_trip.high) == (2.0, 3.0)
