@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
@@ -18,6 +18,7 @@ from swarm.directory import Directory
 from swarm.errors import MissingBlocks, NetworkError
 from swarm.ids import Digest, PeerId, Span
 from swarm.messages import Contact
+from swarm.record import PeerRecord
 from swarm.transport import Transport
 
 __all__ = ["Client", "Model"]
@@ -54,11 +55,14 @@ class Client:
         *,
         codec: str = "fp32",
         share_prefixes: bool = True,
+        precisions: Collection[str] = (),
     ) -> None:
-        """`share_prefixes`: peers may compute equal beginnings of this client's and of others' rows just once."""
+        """`share_prefixes`: peers may compute equal beginnings of this client's and of others' rows just once.
+        `precisions`: of the peers that count; empty for all."""
         self.model = model
         self.codec = codec
         self.share_prefixes = share_prefixes
+        self.precisions = frozenset(precisions)
         self.transport = transport
         self.hops = Hops(transport, self.dial_seconds)
         clock = asyncio.get_running_loop().time
@@ -100,8 +104,13 @@ class Client:
 
     async def _read(self) -> View:
         records = await self._directory.read(self.model.digest)
-        self.view = View.of(records, model=self.model.digest, num_blocks=self.model.num_blocks, now=time.time())
+        self.view = self._seen(records)
         return self.view
+
+    def _seen(self, records: Iterable[PeerRecord]) -> View:
+        if self.precisions:
+            records = [record for record in records if record.precision in self.precisions]
+        return View.of(records, model=self.model.digest, num_blocks=self.model.num_blocks, now=time.time())
 
     async def change(self, seconds: float) -> None:
         """Wait until the view has been read again or avoided peers may be asked again, at most `seconds`."""
@@ -118,31 +127,39 @@ class Client:
 
     async def _watch(self) -> None:
         async for records in self._directory.watch(self.model.digest, VIEW_SECONDS):
-            now = time.time()
-            self.view = View.of(records, model=self.model.digest, num_blocks=self.model.num_blocks, now=now)
+            self.view = self._seen(records)
 
     # --- planning ---
 
-    def plan(self, blocks: Span, *, source: PeerId, sink: PeerId, lease: int = 0) -> tuple[Hop, ...]:
-        """Hops for `blocks` between two places of a chain, with room for `lease` tokens if any has. Raises
-        MissingBlocks."""
+    def plan(
+        self, blocks: Span, *, source: PeerId, sink: PeerId, lease: int = 0, like: Collection[str] = ()
+    ) -> tuple[Hop, ...]:
+        """Hops for `blocks` between two places of a chain, with room for `lease` tokens if any has, and in a precision
+        of `like` if there are. Raises MissingBlocks."""
+        only = f" in {' or '.join(sorted(self.precisions))}" if self.precisions else ""
         if not self.view.peers:
             raise MissingBlocks(
                 tuple(blocks),
-                f"no peer of this swarm serves {self.model.name} ({self.model.digest[:12]}); "
+                f"no peer of this swarm serves {self.model.name} ({self.model.digest[:12]}){only}; "
                 f"start one with: swarm-serve {self.model.name} --initial-peers …",
             )
-        chain = plan_chain(
-            self.view,
-            blocks,
-            links=Links(UNKNOWN_LINK),
-            source=source,
-            sink=sink,
-            avoid=self.backoff.avoided(),
-            tokens=lease,
-            token_bytes=self.token_bytes,
-            salt=self._salt,
-        )
+        try:
+            chain = plan_chain(
+                self.view,
+                blocks,
+                links=Links(UNKNOWN_LINK),
+                source=source,
+                sink=sink,
+                avoid=self.backoff.avoided(),
+                tokens=lease,
+                token_bytes=self.token_bytes,
+                salt=self._salt,
+                like=like,
+            )
+        except MissingBlocks as error:
+            if not only:
+                raise
+            raise MissingBlocks(error.blocks, f"{error} (this client takes only peers that compute{only})") from error
         return chain.hops
 
     @property

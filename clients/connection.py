@@ -71,13 +71,16 @@ class Connection:
         patience: float = 30.0,
         observer: Observer | None = None,
         share_prefixes: bool = True,
+        precisions: Sequence[str] = (),
     ) -> Self:
         """Join the swarm that `initial_peers` (multiaddresses) belong to. Raises NetworkError when none answers."""
         model = Model(checkpoint.name, checkpoint.digest, checkpoint.num_blocks, checkpoint.hidden_size)
 
         async def enter(stack: AsyncExitStack) -> Client:
             host, directory = await join(stack, initial_peers)
-            client = Client(host.transport, directory, model, codec=codec, share_prefixes=share_prefixes)
+            client = Client(
+                host.transport, directory, model, codec=codec, share_prefixes=share_prefixes, precisions=precisions
+            )
             return await stack.enter_async_context(client)
 
         return cls(enter, patience=patience, observer=observer)

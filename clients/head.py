@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from clients.gathering import Gathering
 from swarm.layout import store_by_columns
 from swarm.onednn import PackedLinear, packs
+from swarm.packing import pack
 
 __all__ = ["Head"]
 
@@ -32,9 +33,13 @@ class Head(nn.Linear):
         self._gathering = Gathering()
         self._shortcut: _Shortcut | None = None
 
-    def pack(self) -> None:
-        """Make it fast for as long as the weight stays as it is now."""
-        if packs(self.weight):
+    def pack(self, precision: str | None = None) -> None:
+        """Make it fast for as long as the weight stays as it is now: without loss, or in one of `swarm.packing.PACKED`
+        (*measured* as above, one and sixteen rows: bf16 2.0 and 4.5 ms, int8 2.1 and 28, int4 1.2 and 25). Raises
+        UsageError."""
+        if precision is not None:
+            self._shortcut = _Shortcut(self.weight, pack(self, precision))
+        elif packs(self.weight):
             self._shortcut = _Shortcut(self.weight, PackedLinear(self))
         else:
             store_by_columns(self)

@@ -11,7 +11,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from clients.blocks import ATTENTION, blocks_of
 from clients.head import Head
 from swarm.checkpoint import Checkpoint, client_weights
-from swarm.errors import ModelError
+from swarm.errors import ModelError, UsageError
 from swarm.layout import let_go_of_files
 from swarm.weights import quiet_library
 
@@ -20,9 +20,9 @@ __all__ = ["build"]
 M = TypeVar("M", bound=PreTrainedModel)
 
 
-def build(base: type[M], checkpoint: Checkpoint, dtype: torch.dtype | None) -> M:
+def build(base: type[M], checkpoint: Checkpoint, dtype: torch.dtype | None, head: str | None = None) -> M:
     """A frozen instance of both `base` and the library's class for the checkpoint, on the CPU; `dtype` None: as in the
-    checkpoint. Raises ModelError when weights are missing."""
+    checkpoint; `head`: see `clients.head`. Raises ModelError when weights are missing."""
     config = copy.deepcopy(checkpoint.config)
     if getattr(config, "output_router_logits", False):
         config.output_router_logits = False  # routers are with the blocks
@@ -43,20 +43,22 @@ def build(base: type[M], checkpoint: Checkpoint, dtype: torch.dtype | None) -> M
     model.name_or_path = model.config.name_or_path = str(checkpoint.folder)
     if (checkpoint.folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(checkpoint.folder)
-    _put_head(model)
+    _put_head(model, head)
     let_go_of_files(model)
     return cast(M, model.requires_grad_(False))
 
 
-def _put_head(model: PreTrainedModel) -> None:
+def _put_head(model: PreTrainedModel, precision: str | None) -> None:
     """A fast head in the place of the library's, under the same name."""
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     if type(head) is not nn.Linear:
+        if precision is not None:
+            raise UsageError(f"the head of this model is no plain linear layer, so it can't be had in {precision}")
         return
     path = next(name for name, module in model.named_modules() if module is head)
     owner, _, name = path.rpartition(".")
     fast = Head.of(head)
-    fast.pack()
+    fast.pack(precision)
     setattr(model.get_submodule(owner), name, fast)
 
 

@@ -7,7 +7,7 @@ runs for all but the blocks: embeddings, final norm, head, loss, all of `generat
 import os
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +68,8 @@ class SwarmModelForCausalLM(AssistedDecoding, PreTrainedModel, GenerationMixin):
         connection: Opener | None = None,
         observer: Observer | None = None,
         share_prefixes: bool = True,
+        precision: str | Collection[str] | None = None,
+        head: str | None = None,
     ) -> Self:
         """Join the swarm of a model, with embeddings, final norm and head on this machine.
 
@@ -77,10 +79,12 @@ class SwarmModelForCausalLM(AssistedDecoding, PreTrainedModel, GenerationMixin):
         where checkpoints are kept. A `connection` that is handed in is used instead of a new one, and stays open when
         the model is closed. `observer` is told what happens to sessions. With `share_prefixes`, peers compute
         beginnings that several prompts have in common just once, whoever sends them; so others can tell, from the time
-        an answer takes, that somebody has sent the same beginning. Raises ModelError, NetworkError.
+        an answer takes, that somebody has sent the same beginning. `precision`: of the peers that may compute, such as
+        "fp32" or ("int8", "int4"); by default any, and what replaces a lost peer computes as that did where it can be.
+        `head`: "bf16", "int8" or "int4" for a faster head with some loss. Raises ModelError, NetworkError.
         """
         checkpoint = resolve(str(name), cache=cache or default_cache(os.environ))
-        model = build(cls, checkpoint, dtype)
+        model = build(cls, checkpoint, dtype, head)
         model._max_positions = checkpoint.max_positions
         model._check_family()
         if connection is None:
@@ -94,6 +98,7 @@ class SwarmModelForCausalLM(AssistedDecoding, PreTrainedModel, GenerationMixin):
                 patience=patience,
                 observer=observer,
                 share_prefixes=share_prefixes,
+                precisions=(precision,) if isinstance(precision, str) else tuple(precision or ()),
             )
             model._on_close.callback(opened.close)
             connection = opened

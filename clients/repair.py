@@ -191,7 +191,8 @@ class Repair:
                 legs.append(standing[part.session])
             else:
                 source, sink = part.prev or me, part.next or me
-                hops = self._client.plan(part.blocks, source=source, sink=sink, lease=self._lease)
+                lost = {leg.hop.precision for leg in self._chain.legs if leg.session not in standing}
+                hops = self._client.plan(part.blocks, source=source, sink=sink, lease=self._lease, like=lost)
                 legs.extend(Leg(hop, new_session_id()) for hop in hops)
         return legs
 

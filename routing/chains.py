@@ -32,6 +32,7 @@ class Hop:
     token_seconds: float | None = None  # s each further token of a step adds; unknown: as much as a whole step
     link: Link | None = None  # the way into this hop, where it is known
     name: str = ""  # the peer's public name
+    precision: str = ""  # in which it computes
 
     @property
     def peer(self) -> PeerId:
@@ -117,10 +118,12 @@ def plan_chain(
     token_bytes: int,
     costs: Costs | None = None,
     salt: bytes = b"",
+    like: Collection[str] = (),
 ) -> Chain:
     """The chain over `blocks` with the least predicted latency of a decode step: source → hops → sink.
 
-    No peer of `avoid` takes part. `rows` are in one step, `token_bytes` is a hidden state on the wire, `tokens` the KV
+    No peer of `avoid` takes part, and none in another precision than those of `like`, if there are any, unless it is
+    needed or very much faster. `rows` are in one step, `token_bytes` is a hidden state on the wire, `tokens` the KV
     that every hop must reserve. Among peers nearly as good `salt` decides: different clients choose differently, each
     one always the same. To mend a chain, `source` and `sink` are the living hops around the gap, which may fill it
     themselves. Raises MissingBlocks: its message tells blocks that nobody holds from those that avoided peers hold.
@@ -129,7 +132,7 @@ def plan_chain(
     peers = _candidates(view, blocks, avoid)
     paces = [Pace.of(record, costs) for record in peers]
     spread = np.array([1 + costs.spread * _lot(salt, record.peer) for record in peers])
-    fixed = spread * [pace.wait for pace in paces] + [costs.full * (r.cache_left < tokens) for r in peers]
+    fixed = spread * [pace.wait for pace in paces] + [_burden(record, tokens, like, costs) for record in peers]
     size = rows * token_bytes
     field = Field(
         holds=_holds(peers, blocks),
@@ -143,6 +146,12 @@ def plan_chain(
         for i, start, end in shortest_ring(field, costs.width)
     ]
     return _chain(legs, links, source, sink, rows, token_bytes, len(peers))
+
+
+def _burden(record: PeerRecord, tokens: int, like: Collection[str], costs: Costs) -> float:
+    """What besides time speaks against a peer, in seconds."""
+    other = bool(like) and record.precision not in like
+    return costs.full * (record.cache_left < tokens) + costs.mixed * other
 
 
 def _candidates(view: View, blocks: Span, avoid: Collection[PeerId]) -> list[PeerRecord]:
@@ -200,7 +209,15 @@ def _chain(
     stops = [source, *(record.peer for record, _, _ in legs), sink]
     *ways, back = (links.between(a, b) for a, b in pairwise(stops))
     hops = tuple(
-        Hop(record.contact, span, pace.step(len(span), rows), len(span) * pace.token, way, _name(record))
+        Hop(
+            record.contact,
+            span,
+            pace.step(len(span), rows),
+            len(span) * pace.token,
+            way,
+            _name(record),
+            record.precision,
+        )
         for (record, pace, span), way in zip(legs, ways, strict=True)
     )
     stages = [Stage(str(hop), way, hop.seconds) for hop, way in zip(hops, ways, strict=True)]
@@ -209,6 +226,9 @@ def _chain(
         f"the fastest known way among {candidates} peers: {_ms(found.latency)} a step, "
         f"of which {found.critical} takes {_ms(found.critical_seconds)}"
     )
+    kinds = sorted({hop.precision for hop in hops})
+    if len(kinds) > 1:
+        reason += f"; its hops compute in {' and '.join(kinds)}"
     return Chain(hops, found.latency, reason)
 
 

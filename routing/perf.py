@@ -22,6 +22,7 @@ class Costs:
     batch_tokens: int = 512  # a step waits at most for the batch in progress: decode rows go before other prompts
     spread: float = 0.05  # clients may choose peers up to this fraction worse, so that not all choose the same
     full: float = 10.0  # s of latency that is worth avoiding a peer whose KV has no room
+    mixed: float = 5.0  # s of latency that is worth avoiding a peer that computes in another precision than is wanted
     width: int = 64  # peers looked at for each block
 
 

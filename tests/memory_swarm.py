@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 
@@ -84,8 +84,9 @@ class MemorySwarm:
         step_seconds: float = 0.001,
         limits: EngineLimits | None = None,
         node_limits: Limits | None = None,
+        precision: str = "fp32",
     ) -> PeerId:
-        """A new peer that serves `blocks`, announced to everyone."""
+        """A new peer that serves `blocks`, announced to everyone. It computes in fp32 whatever `precision` it names."""
         device = torch.device("cpu")
         span = BlockSpan.load(
             self.checkpoint, blocks, dtype=torch.float32, device=device, kv_tokens=kv_tokens, page_size=page_size
@@ -104,10 +105,10 @@ class MemorySwarm:
         await node.start()
         task = asyncio.create_task(_serve(node))
         self.members[name] = Member(transport, node, engine, link, task)
-        self.announce(name, blocks)
+        self.announce(name, blocks, precision)
         return PeerId(name)
 
-    def announce(self, name: str, blocks: Span) -> None:
+    def announce(self, name: str, blocks: Span, precision: str = "fp32") -> None:
         now = time.time()
         record = PeerRecord(
             contact=Contact(PeerId(name), (f"/memory/{name}",)),
@@ -119,7 +120,7 @@ class MemorySwarm:
             throughput=50.0,
             prefill=1000.0,
             cache_left=4096,
-            precision="fp32",
+            precision=precision,
             version="0",
             public_name=name,
             reason="the test says so",
@@ -140,12 +141,14 @@ class MemorySwarm:
         await member.node.close()
         await member.link.close()
 
-    async def client(self, name: str = "client", *, share_prefixes: bool = True) -> Client:
+    async def client(
+        self, name: str = "client", *, share_prefixes: bool = True, precisions: Collection[str] = ()
+    ) -> Client:
         model = Model(
             self.checkpoint.name, self.checkpoint.digest, self.checkpoint.num_blocks, self.checkpoint.hidden_size
         )
-        transport = self.network.transport(PeerId(name))
-        client = Client(transport, MemoryDirectory(self.shelf), model, share_prefixes=share_prefixes)
+        transport, directory = self.network.transport(PeerId(name)), MemoryDirectory(self.shelf)
+        client = Client(transport, directory, model, share_prefixes=share_prefixes, precisions=precisions)
         return await self.stack.enter_async_context(client)
 
     async def until(self, kind: type[Event]) -> None:

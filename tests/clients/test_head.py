@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from clients.head import Head
+from swarm.errors import UsageError
 
 
 def made(*, bias: bool = False, dtype: torch.dtype = torch.float32) -> tuple[nn.Linear, Head]:
@@ -91,3 +92,21 @@ def test_what_comes_from_a_thread_in_inference_mode_can_be_written_to() -> None:
         logits = head(torch.randn(1, 1, 24))
     logits += 1
     assert not logits.is_inference()
+
+
+@pytest.mark.parametrize(("precision", "loss"), [("bf16", 0.01), ("int8", 0.02), ("int4", 0.12)])
+def test_a_packed_head_is_near_the_plain_one_and_the_weight_stays(precision: str, loss: float) -> None:
+    linear = nn.Linear(64, 96, bias=False).requires_grad_(False)
+    head = Head.of(linear)
+    head.pack(precision)
+    hidden = torch.randn(2, 70, 64)
+    expected = linear(hidden)
+    logits = head(hidden)
+    assert 0 < (logits - expected).norm() / expected.norm() < loss
+    assert logits.dtype == torch.float32
+    assert head.weight is linear.weight
+
+
+def test_a_precision_that_no_head_has_is_refused() -> None:
+    with pytest.raises(UsageError, match="packed as bf16, int8, int4, not 'int2'"):
+        Head.of(nn.Linear(64, 96)).pack("int2")

@@ -30,6 +30,7 @@ def record(
     model: Digest = MODEL,
     issued: float = NOW - 10,
     expires: float = NOW + 60,
+    precision: str = "fp32",
 ) -> PeerRecord:
     return PeerRecord(
         contact=Contact(PeerId(name)),
@@ -41,7 +42,7 @@ def record(
         throughput=throughput,
         prefill=prefill,
         cache_left=cache_left,
-        precision="fp32",
+        precision=precision,
         version="1",
         public_name="",
         reason="",

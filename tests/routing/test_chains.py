@@ -133,6 +133,18 @@ def test_avoiding_a_peer_is_never_faster(seen: View, known: Links) -> None:
     assert second.seconds >= first.seconds * (1 - 1e-6)
 
 
+def test_peers_of_the_wanted_precision_come_first_and_others_where_they_are_needed() -> None:
+    fast = record("fast", 0, 4, num_blocks=4, throughput=1000, precision="int4")
+    same = record("same", 0, 2, num_blocks=4, throughput=10)
+    assert plan(view(4, [fast, same])).peers == (PeerId("fast"),)
+    assert plan(view(4, [fast, same]), Span(0, 2), like=["fp32"]).peers == (PeerId("same"),)
+    whole = plan(view(4, [fast, same]), like=["fp32"])
+    assert whole.peers == (PeerId("fast"),)  # needed for the rest, so the other would only be one more hop
+    assert "hops compute in" not in whole.reason
+    other = record("other", 2, 4, num_blocks=4, precision="int8")
+    assert "its hops compute in fp32 and int8" in plan(view(4, [same, other])).reason
+
+
 def test_loaded_and_full_peers_are_left_for_last() -> None:
     idle = record("idle", 0, 4, num_blocks=4)
     loaded = record("loaded", 0, 4, num_blocks=4, throughput=11, queue=500)
