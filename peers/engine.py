@@ -13,6 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from peers.company import Company
 from peers.hop_session import HopSession
 from peers.inbox import Inbox, Letter
 from peers.kv import PagedRows
@@ -77,6 +78,7 @@ class Engine:
         self._prefixes = Prefixes(span.pool, sent)
         self._sessions: dict[SessionId, HopSession] = {}
         self._turns: OrderedDict[SessionId, HopSession] = OrderedDict()  # those with something to do, in order of turn
+        self._company = Company(clock)
         self._inbox_bytes = 0
         self._outgoing: deque[tuple[PeerId, bytes]] = deque()
         self._tokens_done = 0
@@ -150,6 +152,12 @@ class Engine:
             busy=self._busy,
         )
 
+    def patience(self, since: float) -> float:
+        """Seconds for which the next `step` may wait for more frames, having waited since `since`; 0: it is due."""
+        if not self._turns or not all(self._decodes(session) for session in self._turns.values()):
+            return 0.0
+        return self._company.patience(len(self._turns), since)
+
     def step(self) -> bool:
         """One turn; False when there was nothing to do."""
         waiting = list(self._turns.values())
@@ -216,6 +224,8 @@ class Engine:
             session.inbox.put(letter)
             self._inbox_bytes += letter.size
             self._turns.setdefault(session.id, session)
+            if isinstance(letter.message, Step):
+                self._company.came(session.id)
 
     def _too_much(self, session: HopSession, what: str) -> Busy:
         text = f"{what} wait here already; a frame was not taken and has to be sent again"
@@ -406,7 +416,10 @@ class Engine:
     def _plan(self) -> Batch:
         """Who computes now, with which tokens; those chosen stand last from then on."""
         works = [(s, s.work) for s in self._turns.values() if s.work is not None]
-        chosen = plan((Waiting(s.id, self._reach(s, work), work.longest) for s, work in works), self._limits)
+        ring = any(s.next is not None or s.prev != s.owner for s, _ in works)
+        most = self._company.half if ring else len(works)
+        waiting = (Waiting(s.id, self._reach(s, work), work.longest) for s, work in works)
+        chosen = plan(waiting, self._limits, most)
         batch: Batch = []
         for session, work in works:
             if session.id in chosen:
@@ -442,6 +455,8 @@ class Engine:
             return
         self._batches += 1
         self._tokens_done += len(outputs)
+        if all(len(piece.hidden) <= self._limits.decode_tokens for _, piece in batch):
+            self._company.computed(began, self._clock())
         parts = torch.split_with_sizes(outputs, [len(piece.hidden) for _, piece in batch])
         for (session, piece), part in zip(batch, parts, strict=True):
             self._deliver(session, piece, part, began)
@@ -471,6 +486,10 @@ class Engine:
 
     # --- small things -----------------------------------------------------------------------------------------------
 
+    def _decodes(self, session: HopSession) -> bool:
+        """Whether all that it waits with is a short step."""
+        return not session.resends and 0 < session.queue_tokens <= self._limits.decode_tokens
+
     def _queue_tokens(self) -> int:
         return sum(session.queue_tokens for session in self._turns.values())
 
@@ -497,6 +516,7 @@ class Engine:
     def _forget(self, session: HopSession) -> None:
         del self._sessions[session.id]
         self._turns.pop(session.id, None)
+        self._company.forget(session.id)
         self._inbox_bytes -= session.inbox.bytes
         session.release()
         self._outbox.forget(session.id)

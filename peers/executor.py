@@ -47,10 +47,23 @@ class Executor:
         while True:
             for packet in self._inlet.take_all(0.0 if worked else STATS_SECONDS):
                 self._take(packet)
+            self._gather()
             worked = self._engine.step()
-            for peer, frame in self._engine.outgoing():
-                self._connection.sendall(pack(Kind.FRAME, frame, peer))
+            self._send()
             self._tell()
+
+    def _gather(self) -> None:
+        """Wait for those who should be in the next batch, too."""
+        since = time.monotonic()
+        while (seconds := self._engine.patience(since)) > 0:
+            for packet in self._inlet.take_all(seconds):
+                self._take(packet)
+
+    def _send(self) -> None:
+        """All at once: frames of one batch that travel together can be in one batch at the next hop."""
+        packets = [pack(Kind.FRAME, frame, peer) for peer, frame in self._engine.outgoing()]
+        if packets:
+            self._connection.sendall(b"".join(packets))
 
     def _take(self, packet: Packet) -> None:
         if packet.kind is Kind.FRAME:

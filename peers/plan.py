@@ -25,14 +25,15 @@ class Waiting(Generic[K]):
     longest: int  # the most that one row brings
 
 
-def plan(waiting: Iterable[Waiting[K]], limits: EngineLimits) -> Mapping[K, int]:
-    """Tokens for each session of the next batch, `limits.batch_tokens` in all; `waiting` is in order of turn."""
+def plan(waiting: Iterable[Waiting[K]], limits: EngineLimits, most: int | None = None) -> Mapping[K, int]:
+    """Tokens for each session of the next batch, `limits.batch_tokens` in all; `waiting` is in order of turn. `most`:
+    sessions that decode in one batch."""
     decodes: list[Waiting[K]] = []
     prompts: list[Waiting[K]] = []
     for each in waiting:
         (decodes if each.longest <= limits.decode_tokens else prompts).append(each)
     kept = min(limits.prompt_tokens, sum(each.tokens for each in prompts), limits.batch_tokens - 1)
-    chosen = _fill(decodes, limits.batch_tokens - kept if decodes else 0)
+    chosen = _fill(decodes[:most], limits.batch_tokens - kept if decodes else 0)
     left = limits.batch_tokens - sum(chosen.values())
     return chosen | _fill(prompts, min(left, limits.prompt_tokens) if chosen else left)
 
