@@ -112,3 +112,8 @@ def test_every_session_is_served_within_as_many_batches_as_wait_in_its_class(
             served_in.setdefault(session, batch)
         turns = [t for t in turns if t.session not in chosen] + [t for t in turns if t.session in chosen]
     assert all(served_in[session] <= bound[kind] for session, kind in classes.items())
+
+
+def test_no_more_sessions_decode_than_should_and_prompts_get_their_share_all_the_same() -> None:
+    waiting = [*(decode(f"d{n}") for n in range(6)), prompt("p", 100)]
+    assert plan(waiting, LIMITS, 3) == {"d0": 1, "d1": 1, "d2": 1, "p": 8}
