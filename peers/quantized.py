@@ -1,4 +1,4 @@
-"""A span with packed weights, made block by block: what is in memory is never more than one block unpacked.
+"""A span with packed weights, made block by block: never is more in memory unpacked than one block or 64 MiB.
 
 The model is first built of zeros that take no memory. Then each block's layer gets its packed tensors, from the disk
 where they are kept since the last time, or from the checkpoint.
@@ -24,6 +24,7 @@ __all__ = ["Packing", "check_packable", "load_packed"]
 
 _log = logging.getLogger(__name__)
 
+AT_ONCE = 64 << 20  # bytes of blocks that are read together: building the library's model takes 0.1 s each time
 UNKEPT = frozenset({"bf16"})  # rounding is as fast as reading
 
 
@@ -60,25 +61,41 @@ def load_packed(
     _tell_of_others(checkpoint, blocks, precision)
     model = span_shell(checkpoint, blocks, dtype=dtype, attn_implementation=attn_implementation)
     files = None if precision in UNKEPT else PackedFiles(packing.cache, checkpoint.digest, precision)
+    source = _Source(checkpoint, blocks, precision)
     for layer, block in zip(find_layers(model, len(blocks)), blocks, strict=True):
         kept = files.read(block) if files else None
         if kept is None or not _fill(layer, kept):
-            made = _packed(checkpoint, block, precision)
+            made = source.packed(block)
             mapped = files.write(block, made) if files else None
             if not _fill(layer, mapped or made):
                 raise ModelError(f"block {block} of {checkpoint.name} lacks tensors: fetch the model again")
     return model
 
 
-def _packed(checkpoint: Checkpoint, block: int, precision: str) -> dict[str, Tensor]:
-    """The tensors of one block: packed where they are linear layers' weights, as they are stored where not."""
-    stored = getattr(checkpoint.config, "dtype", None) or torch.float32
-    model = load_span(checkpoint, Span(block, block + 1), dtype=stored)
-    layer = find_layers(model, 1)[0]
-    tensors: dict[str, Tensor] = {}
-    for path, linear in _linears(layer):
-        tensors |= {f"{path}.{name}": tensor for name, tensor in pack(linear, precision).tensors().items()}
-    return tensors | {name: tensor.clone() for name, tensor in _others(layer).items()}
+class _Source:
+    """Packs the blocks of a checkpoint, asked for in ascending order."""
+
+    def __init__(self, checkpoint: Checkpoint, blocks: Span, precision: str) -> None:
+        self._checkpoint, self._blocks, self._precision = checkpoint, blocks, precision
+        self._stored = getattr(checkpoint.config, "dtype", None) or torch.float32  # then weights are mapped
+        self._layers: dict[int, nn.Module] = {}
+
+    def packed(self, block: int) -> dict[str, Tensor]:
+        """Its tensors: packed where they are linear layers' weights, as they are stored where not."""
+        if block not in self._layers:
+            self._read(block)
+        layer = self._layers.pop(block)
+        tensors: dict[str, Tensor] = {}
+        for path, linear in _linears(layer):
+            tensors |= {f"{path}.{name}": tensor for name, tensor in pack(linear, self._precision).tensors().items()}
+        return tensors | {name: tensor.clone() for name, tensor in _others(layer).items()}
+
+    def _read(self, block: int) -> None:
+        self._layers.clear()  # before others are read
+        size = max(1, self._checkpoint.architecture.block_parameters[block] * self._stored.itemsize)
+        some = Span(block, min(self._blocks.end, block + max(1, AT_ONCE // size)))
+        model = load_span(self._checkpoint, some, dtype=self._stored)
+        self._layers = dict(zip(some, find_layers(model, len(some)), strict=True))
 
 
 def _fill(layer: nn.Module, tensors: dict[str, Tensor]) -> bool:
