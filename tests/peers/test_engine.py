@@ -142,6 +142,21 @@ def test_many_sessions_run_in_one_pass(model: Model, table: Table) -> None:
         close_enough(row_of(outputs(out, WIDTH), 0), model.blocks(model.row(3, n)))
 
 
+def test_along_a_chain_half_of_the_sessions_go_ahead_of_the_others(model: Model, table: Table) -> None:
+    chains = [Chain(table, [(A, HEAD), (B, TAIL)], lease=16).open() for _ in range(6)]
+    for n, chain in enumerate(chains):
+        table.engines[A].receive(CLIENT, chain.step((0, 0, model.row(1, n))).pack())
+    before = table.engines[A].stats()
+    table.engines[A].step()
+    after = table.engines[A].stats()
+    assert (after.batches - before.batches, after.tokens_done - before.tokens_done) == (1, 3)
+    table.run()
+    assert table.engines[A].stats().batches == before.batches + 2
+    outs = {out.session: outputs([out], WIDTH) for out in table.got(Out)}
+    for n, chain in enumerate(chains):
+        close_enough(row_of(outs[chain.ids[1]], 0), model.blocks(model.row(1, n)))
+
+
 def test_sessions_over_different_hops_of_one_span_run_side_by_side(model: Model, table: Table) -> None:
     whole, part = one_hop(table), Chain(table, [(A, HEAD), (B, TAIL)]).open()
     table.engines[B].receive(CLIENT, whole.step((0, 0, model.row(5, 1))).pack())
