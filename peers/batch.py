@@ -53,8 +53,8 @@ class Heads:
 
 class PagedBatch:
     """`windows`: how many tokens back each layer sees, itself included; None is all. `learn`: that is not known yet,
-    and is written there. `gather`: whether rows that decode are gathered; None: as is best for the device. `layer` is
-    set by whoever runs the layers, before each of them.
+    and is written there. `gather`: whether several rows that decode are gathered; None: as is best for the device.
+    `layer` is set by whoever runs the layers, before each of them.
     """
 
     def __init__(
@@ -75,7 +75,8 @@ class PagedBatch:
         self.tokens = sum(row.n for row in rows)
         self.longest = max((row.at + row.n for row in rows), default=0)  # tokens
         device = cache.device
-        self._gather = device.type != "cpu" if gather is None else gather
+        decoding = sum(row.n == 1 for row in rows)
+        self._gather = decoding > 1 and (device.type != "cpu" if gather is None else gather)
         self._parts: list[Part] = []
         for row in rows:
             begin = self._parts[-1].begin + self._parts[-1].n if self._parts else 0
@@ -159,34 +160,30 @@ class PagedBatch:
 
     def _read_gathered(self, query: Tensor, arenas: Arenas, index: int, rule: Rule) -> Tensor:
         """Rows that decode in one call, each padded to the longest; rows of prompts one by one."""
-        padded = self.once(("padded", rule.window), lambda: self._padded(rule.window))
-        output = query.new_empty(query.shape[0], query.shape[1], arenas.values.shape[3])
-        if padded is not None:
-            which, places, seen = padded
-            kv_heads, rows = arenas.shape.heads, len(which)
-            k, v = (
-                tensor[index]
-                .index_select(1, places.flatten())
-                .view(kv_heads, rows, places.shape[1], -1)
-                .transpose(0, 1)
-                for tensor in (arenas.keys, arenas.values)
-            )
-            grouped = query[which].view(rows, kv_heads, -1, query.shape[2])
-            mask = seen[:, None, None].expand(-1, 1, grouped.shape[2], -1)
-            read = scaled_dot_product_attention(grouped, k, v, attn_mask=mask, scale=rule.scaling)
-            output[which] = read.reshape(rows, query.shape[1], -1)
+        which, places, seen = self.once(("padded", rule.window), lambda: self._padded(rule.window))
+        rows, kv_heads = len(which), arenas.shape.heads
+        k, v = (
+            tensor[index].index_select(1, places.flatten()).view(kv_heads, rows, places.shape[1], -1).transpose(0, 1)
+            for tensor in (arenas.keys, arenas.values)
+        )
+        own = query if self._decoding else query.index_select(0, which)
+        grouped = own.reshape(rows, kv_heads, -1, query.shape[2])
+        mask = seen[:, None, None].expand(-1, 1, grouped.shape[2], -1)
+        read = scaled_dot_product_attention(grouped, k, v, attn_mask=mask, scale=rule.scaling)
+        read = read.reshape(rows, query.shape[1], -1)
+        if self._decoding:
+            return read
+        output = query.new_empty(query.shape[0], query.shape[1], read.shape[2]).index_copy_(0, which, read)
         for part in self._parts:
             if part.n > 1:
                 own = query.narrow(0, part.begin, part.n)
-                output[part.begin : part.begin + part.n] = self._prefill(part, own, arenas, index, rule)
+                output.narrow(0, part.begin, part.n).copy_(self._prefill(part, own, arenas, index, rule))
         return output
 
-    def _padded(self, window: int | None) -> tuple[Tensor, Tensor, Tensor] | None:
+    def _padded(self, window: int | None) -> tuple[Tensor, Tensor, Tensor]:
         """Of the rows that decode: their places in the batch `[rows]`, the slots that each sees `[rows, longest]`,
         and which of these are no padding, bool."""
         parts = [part for part in self._parts if part.n == 1]
-        if not parts:
-            return None
         each = [slots(part.table, part.start(window), part.at + 1) for part in parts]
         lengths = torch.tensor([len(own) for own in each])
         places = torch.stack([torch.nn.functional.pad(own, (0, int(lengths.max()) - len(own))) for own in each])
