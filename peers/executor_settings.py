@@ -5,18 +5,21 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from peers.limits import EngineLimits
+from peers.memory_budget import readable
 from peers.stats import EngineStats
 from routing.perf import Profile
 from swarm.ids import Digest, Span
 
-__all__ = ["ExecutorReady", "ExecutorSettings", "ExecutorStats"]
+__all__ = ["ExecutorReady", "ExecutorSettings", "ExecutorStats", "Streaming"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutorSettings:
-    """`model`: a name that `swarm.checkpoint.resolve` finds offline. `kv_tokens`, `outbox_tokens`: None for what memory
-    gives. `threads`: None for what torch chooses. `cache`: a folder for profiles and packed blocks, absolute.
-    `quantization`: of linear layers' weights, "none" for the `dtype` of everything else."""
+    """`model`: a name that `swarm.checkpoint.resolve` finds offline. `max_memory`: bytes for weights, keys, values and
+    outbox; what of the blocks is beyond it is read anew in each step; None for what is free, and nothing beyond.
+    `kv_tokens`, `outbox_tokens`: None for what memory gives. `threads`: None for what torch chooses. `cache`: a folder
+    for profiles and packed blocks, absolute. `quantization`: of linear layers' weights, "none" for the `dtype` of
+    everything else."""
 
     model: str
     blocks: Span
@@ -25,6 +28,7 @@ class ExecutorSettings:
     dtype: str = "fp32"
     quantization: str = "none"
     device: str = "cpu"
+    max_memory: int | None = None
     kv_tokens: int | None = None
     outbox_tokens: int | None = None
     page_size: int = 16
@@ -43,8 +47,29 @@ class ExecutorSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Streaming:
+    """What each step reads anew: so many `blocks` of the span, `size` bytes. `disk`: bytes that it reads per second;
+    None where that can't be measured."""
+
+    blocks: int
+    size: int
+    disk: float | None
+
+    @property
+    def seconds(self) -> float | None:
+        """That a step takes at least when the system keeps none of the blocks in memory that is free."""
+        return self.size / self.disk if self.disk else None
+
+    def __str__(self) -> str:
+        text = f"{self.blocks} blocks, {readable(self.size)}, are read anew in each step, from memory that is free"
+        if self.seconds is None or self.disk is None:
+            return f"{text} or else from disk"
+        return f"{text} or else from disk: {readable(self.disk)}/s, so {1 / self.seconds:.2g} steps/s at most"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutorReady:
-    """What has been loaded, and how fast it is."""
+    """What has been loaded, and how fast it is. `streaming`: None where all blocks stay in memory."""
 
     pid: int
     model: Digest
@@ -56,6 +81,7 @@ class ExecutorReady:
     dtype: str
     device: str
     profile: Profile
+    streaming: Streaming | None = None
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self)).encode()
@@ -65,6 +91,7 @@ class ExecutorReady:
         values: dict[str, Any] = json.loads(text)
         values["blocks"] = Span(**values["blocks"])
         values["profile"] = Profile(**values["profile"])
+        values["streaming"] = values["streaming"] and Streaming(**values["streaming"])
         return cls(**values)
 
 

@@ -6,7 +6,7 @@ around them, and a hop that uses a part of a span runs just that part.
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from peers.attention import Current
 from peers.batch import PagedBatch
 from peers.fused import FusedBlock
+from peers.window import Window
 from swarm.errors import ModelError
 
 __all__ = ["Gates", "find_layers"]
@@ -26,7 +27,9 @@ KNOWN_INPUTS = frozenset({"attention_mask", "position_embeddings", "position_ids
 class Gates:
     """The layers of one model behind gates. Outside of `open` the model can't run."""
 
-    def __init__(self, layers: Sequence[nn.Module]) -> None:
+    def __init__(self, layers: Sequence[nn.Module], window: Window | None = None) -> None:
+        """`window`: through which the layers' weights pass."""
+        self._window = window
         self._in_tuples = False  # whether layers return a tuple that begins with the hidden states
         self._layers = slice(0, 0)
         self._current = Current(layers)
@@ -81,18 +84,23 @@ class Gates:
             block = self._fused[index]
             if block is not None:
                 assert self._states is not None
-                self._states = block(self._states[0].clone(), batch)[None]
+                with self._opened(index):
+                    self._states = block(self._states[0].clone(), batch)[None]
                 return (self._states,) if self._in_tuples else self._states
             if args:
                 args = (self._states, *args[1:])
             else:
                 kwargs["hidden_states"] = self._states
-            result = forward(*args, **kwargs)
+            with self._opened(index):
+                result = forward(*args, **kwargs)
             self._in_tuples = isinstance(result, tuple)
             self._states = result[0] if self._in_tuples else result
             return result
 
         return gated
+
+    def _opened(self, index: int) -> AbstractContextManager[None]:
+        return nullcontext() if self._window is None else self._window.open(index)
 
 
 def find_layers(model: nn.Module, count: int) -> Sequence[nn.Module]:

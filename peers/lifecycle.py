@@ -17,6 +17,7 @@ from typing import Protocol
 
 from peers.announce import Announcer, Load, Timing
 from peers.choosing import Chooser, Room
+from peers.executor_settings import Streaming
 from peers.link import ExecutorLink, ExecutorLost
 from peers.node import Limits, PeerNode
 from peers.ready import is_loopback
@@ -49,6 +50,11 @@ class Executor(Protocol):
     @property
     def kv_tokens(self) -> int:
         """What its KV cache can hold."""
+        ...
+
+    @property
+    def streaming(self) -> Streaming | None:
+        """What does not stay in memory between steps."""
         ...
 
     def load(self) -> Load: ...

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import torch
 
-from peers.executor_settings import ExecutorReady, ExecutorSettings
+from peers.disk import read_rate
+from peers.executor_settings import ExecutorReady, ExecutorSettings, Streaming
+from peers.memory_budget import LEAST_KV_TOKENS
 from peers.profiling import load_or_measure
 from peers.quantized import Packing
 from peers.span import BlockSpan
 from peers.span_memory import available_memory, check_memory, default_kv_tokens, kv_bytes_per_token, span_bytes
+from peers.window import Window
 from routing.perf import Profile
 from swarm.checkpoint import Checkpoint, resolve
 from swarm.errors import ModelError, UsageError
@@ -25,6 +28,7 @@ class Loaded:
     span: BlockSpan
     outbox_tokens: int
     profile: Profile
+    streaming: Streaming | None
 
     def ready(self, pid: int, settings: ExecutorSettings) -> ExecutorReady:
         return ExecutorReady(
@@ -38,6 +42,7 @@ class Loaded:
             dtype=settings.dtype,
             device=settings.device,
             profile=self.profile,
+            streaming=self.streaming,
         )
 
 
@@ -48,8 +53,10 @@ def load(settings: ExecutorSettings) -> Loaded:
     cache = Path(settings.cache)
     dtype, device = DTYPES[settings.dtype], _device(settings.device)
     checkpoint = resolve(settings.model, cache=cache, revision=settings.revision)
-    kv_tokens = _fit(checkpoint, settings, dtype, available_memory(device))
-    packing = None if settings.quantization == "none" else Packing(settings.quantization, cache)
+    if settings.max_memory is not None and device.type != "cpu":
+        raise UsageError(f"a limit of memory is for the cpu, not for {settings.device}: give --device cpu, or no limit")
+    kv_tokens, room = _fit(checkpoint, settings, dtype, available_memory(device))
+    packing = None if settings.quantization == "none" and room is None else Packing(settings.quantization, cache, room)
     try:
         span = BlockSpan.load(
             checkpoint,
@@ -64,7 +71,13 @@ def load(settings: ExecutorSettings) -> Loaded:
         need = span_bytes(checkpoint, settings.blocks, dtype, settings.quantization)
         raise ModelError(f"memory ran out loading blocks {settings.blocks}, {need} bytes: serve fewer") from error
     profile = load_or_measure(span, checkpoint.digest, settings.quantization, cache)
-    return Loaded(checkpoint, span, settings.outbox_tokens or span.pool.tokens, profile)
+    return Loaded(checkpoint, span, settings.outbox_tokens or span.pool.tokens, profile, _streaming(span.window))
+
+
+def _streaming(window: Window | None) -> Streaming | None:
+    if window is None or not window.count:
+        return None
+    return Streaming(blocks=window.count, size=window.size, disk=read_rate(window.example))
 
 
 def _device(name: str) -> torch.device:
@@ -78,11 +91,20 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _fit(checkpoint: Checkpoint, settings: ExecutorSettings, dtype: torch.dtype, available: int) -> int:
-    """The KV budget, as given or as memory has it once the weights are there. Raises ModelError."""
+def _fit(
+    checkpoint: Checkpoint, settings: ExecutorSettings, dtype: torch.dtype, available: int
+) -> tuple[int, int | None]:
+    """The KV budget in tokens, as given or as memory has it beside the weights, and how many bytes of weights may be in
+    memory at once: None, where all fit. Raises ModelError."""
+    if settings.max_memory is not None:
+        available = min(available, settings.max_memory)
+    needed = span_bytes(checkpoint, settings.blocks, dtype, settings.quantization)
+    per_token = kv_bytes_per_token(checkpoint, settings.blocks, dtype) + checkpoint.hidden_size * dtype.itemsize
+    least = settings.kv_tokens or min(LEAST_KV_TOKENS, checkpoint.max_positions)
+    if settings.max_memory is not None and needed + least * per_token > available:
+        tokens = settings.kv_tokens or default_kv_tokens(available // 2, per_token, checkpoint.max_positions)
+        return tokens, available - tokens * per_token
     check_memory(checkpoint, settings.blocks, dtype, available, settings.quantization)
     if settings.kv_tokens is not None:
-        return settings.kv_tokens
-    left = available - span_bytes(checkpoint, settings.blocks, dtype, settings.quantization)
-    per_token = kv_bytes_per_token(checkpoint, settings.blocks, dtype) + checkpoint.hidden_size * dtype.itemsize
-    return default_kv_tokens(left, per_token, checkpoint.max_positions)
+        return settings.kv_tokens, None
+    return default_kv_tokens(available - needed, per_token, checkpoint.max_positions), None

@@ -3,14 +3,17 @@
 Most of a peer's memory is weights; the rest is for KV, which grows with use.
 """
 
+import re
 from dataclasses import dataclass
 
 from swarm.errors import UsageError
 
-__all__ = ["BlockCost", "blocks_that_fit", "readable"]
+__all__ = ["LEAST_KV_TOKENS", "BlockCost", "blocks_that_fit", "must_stream", "parse_size", "readable"]
 
 KV_SHARE = 0.25  # of the memory that is kept for KV when as many blocks as possible are wanted
 LEAST_KV_TOKENS = 1_024  # fewer would not carry a conversation
+UNITS = {"B": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +40,26 @@ def blocks_that_fit(
     return min(most, max(1, int(memory * (1 - KV_SHARE)) // cost.weights))
 
 
+def must_stream(memory: int, cost: BlockCost, wanted: int, kv_tokens: int | None = None) -> bool:
+    """Whether some of `wanted` blocks have to be read anew in each step, since not all fit into `memory` with their KV.
+
+    Raises UsageError when not even one at a time fits.
+    """
+    kv = wanted * (kv_tokens or LEAST_KV_TOKENS) * cost.kv
+    if cost.weights + kv > memory:
+        raise UsageError(
+            f"--max-memory {readable(memory)} is too little for {wanted} blocks, even one at a time: one takes "
+            f"{readable(cost.weights)}, and KV of {kv_tokens or LEAST_KV_TOKENS} tokens {readable(kv)}; give more, "
+            "fewer blocks, or --quantization int8"
+        )
+    return wanted * cost.weights + kv > memory
+
+
 def _too_little(memory: int, cost: BlockCost, wanted: int, tokens: int, most: int) -> str:
     need = wanted * (cost.weights + tokens * cost.kv)
     advice = f"give --num-blocks {most} or less" if most else "a smaller --kv-cache-tokens or --dtype bf16 may help"
+    if wanted > 1:
+        advice += ", or --max-memory, to have the others read from disk in each step"
     noun = "block does" if wanted == 1 else "blocks do"
     return (
         f"{wanted} {noun} not fit: weights and KV of {tokens} tokens take {readable(need)}, "
@@ -47,7 +67,7 @@ def _too_little(memory: int, cost: BlockCost, wanted: int, tokens: int, most: in
     )
 
 
-def readable(size: int) -> str:
+def readable(size: float) -> str:
     """Bytes as people say them: 1.5 GB."""
     value = float(size)
     for unit in ("B", "kB", "MB", "GB"):
@@ -55,3 +75,15 @@ def readable(size: int) -> str:
             return f"{value:.3g} {unit}"
         value /= 1000
     return f"{value:.3g} TB"
+
+
+def parse_size(text: str) -> int:
+    """Bytes from 500MB or 1.5 GiB. Raises UsageError."""
+    match = _SIZE.fullmatch(text.strip())
+    size = 0
+    if match is not None:
+        number, unit, binary = match.groups()
+        size = int(float(number) * (1024 if binary else 1000) ** UNITS[unit.upper() or "B"])
+    if size < 1:
+        raise UsageError(f"'{text}' is no amount of memory: give a number and a unit, as in 500MB, 8GB or 6GiB")
+    return size

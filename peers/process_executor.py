@@ -3,7 +3,7 @@
 from typing import Self
 
 from peers.announce import Load
-from peers.executor_settings import ExecutorSettings
+from peers.executor_settings import ExecutorSettings, Streaming
 from peers.lifecycle import Pace
 from peers.link import ProcessLink
 
@@ -32,6 +32,10 @@ class ProcessExecutor:
     @property
     def kv_tokens(self) -> int:
         return self.link.ready.kv_tokens
+
+    @property
+    def streaming(self) -> Streaming | None:
+        return self.link.ready.streaming
 
     def load(self) -> Load:
         stats = self.link.stats

@@ -37,7 +37,8 @@ LEAST_PASSES = 2  # the first warms up
 
 def load_or_measure(span: BlockSpan, model: Digest, quantization: str, cache: Path) -> Profile:
     """The profile of such blocks on this device, from `cache` or measured now and put there."""
-    path = profile_path(model, span.dtype, quantization, span.device, torch.get_num_threads(), cache)
+    threads, streaming = torch.get_num_threads(), "" if span.window is None else span.window.name
+    path = profile_path(model, span.dtype, quantization, span.device, threads, cache, streaming)
     known = read_profile(path)
     if known is not None:
         return known
@@ -120,10 +121,17 @@ def _tables(span: BlockSpan, rows: int) -> Iterator[list[PageTable]]:
 
 
 def profile_path(
-    model: Digest, dtype: torch.dtype, quantization: str, device: torch.device, threads: int, cache: Path
+    model: Digest,
+    dtype: torch.dtype,
+    quantization: str,
+    device: torch.device,
+    threads: int,
+    cache: Path,
+    streaming: str = "",
 ) -> Path:
-    """Where the profile is kept. Its name comes from everything that speed depends on."""
-    facts = (model, str(dtype), quantization, device_name(device), threads, torch.__version__)
+    """Where the profile is kept. Its name comes from everything that speed depends on; `streaming`: what of the span
+    is read anew in each step."""
+    facts = (model, str(dtype), quantization, device_name(device), threads, torch.__version__, streaming)
     return cache / "profiles" / f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}.json"
 
 

@@ -18,9 +18,10 @@ from peers.packed_files import PackedFiles
 from swarm.checkpoint import Checkpoint, load_span, span_shell
 from swarm.errors import ModelError
 from swarm.ids import Span
+from swarm.layout import let_go_of_weights
 from swarm.packing import fitting, pack, restore
 
-__all__ = ["Packing", "check_packable", "load_packed"]
+__all__ = ["Packing", "Source", "check_packable", "fill_packed", "load_packed", "tell_of_others"]
 
 _log = logging.getLogger(__name__)
 
@@ -30,10 +31,12 @@ UNKEPT = frozenset({"bf16"})  # rounding is as fast as reading
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """In what precision, and in which cache folder the packed blocks are kept."""
+    """In what precision, and in which cache folder the packed blocks are kept. `room`: how many bytes of them may be in
+    memory at once (`peers.streamed`, where the precision may be "none", too); None: all."""
 
     precision: str
     cache: Path
+    room: int | None = None
 
 
 def check_packable(checkpoint: Checkpoint, precision: str) -> None:
@@ -58,21 +61,21 @@ def load_packed(
     ModelError."""
     precision = packing.precision
     check_packable(checkpoint, precision)
-    _tell_of_others(checkpoint, blocks, precision)
+    tell_of_others(checkpoint, blocks, precision)
     model = span_shell(checkpoint, blocks, dtype=dtype, attn_implementation=attn_implementation)
     files = None if precision in UNKEPT else PackedFiles(packing.cache, checkpoint.digest, precision)
-    source = _Source(checkpoint, blocks, precision)
+    source = Source(checkpoint, blocks, precision)
     for layer, block in zip(find_layers(model, len(blocks)), blocks, strict=True):
         kept = files.read(block) if files else None
-        if kept is None or not _fill(layer, kept):
+        if kept is None or not fill_packed(layer, kept):
             made = source.packed(block)
             mapped = files.write(block, made) if files else None
-            if not _fill(layer, mapped or made):
+            if not fill_packed(layer, mapped or made):
                 raise ModelError(f"block {block} of {checkpoint.name} lacks tensors: fetch the model again")
     return model
 
 
-class _Source:
+class Source:
     """Packs the blocks of a checkpoint, asked for in ascending order."""
 
     def __init__(self, checkpoint: Checkpoint, blocks: Span, precision: str) -> None:
@@ -88,7 +91,9 @@ class _Source:
         tensors: dict[str, Tensor] = {}
         for path, linear in _linears(layer):
             tensors |= {f"{path}.{name}": tensor for name, tensor in pack(linear, self._precision).tensors().items()}
-        return tensors | {name: tensor.clone() for name, tensor in _others(layer).items()}
+        tensors |= {name: tensor.clone() for name, tensor in _others(layer).items()}
+        let_go_of_weights(layer)
+        return tensors
 
     def _read(self, block: int) -> None:
         self._layers.clear()  # before others are read
@@ -98,7 +103,7 @@ class _Source:
         self._layers = dict(zip(some, find_layers(model, len(some)), strict=True))
 
 
-def _fill(layer: nn.Module, tensors: dict[str, Tensor]) -> bool:
+def fill_packed(layer: nn.Module, tensors: dict[str, Tensor]) -> bool:
     """Puts the tensors of a block into its `layer`; False, having changed nothing, when they are not this layer's."""
     others = _others(layer)
     linears = {path: _within(tensors, path) for path, _ in _linears(layer)}
@@ -131,7 +136,7 @@ def _within(tensors: dict[str, Tensor], path: str) -> dict[str, Tensor]:
     return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
 
 
-def _tell_of_others(checkpoint: Checkpoint, blocks: Span, precision: str) -> None:
+def tell_of_others(checkpoint: Checkpoint, blocks: Span, precision: str) -> None:
     shapes = {shape for block in blocks for shape in checkpoint.architecture.block_linears[block]}
     for width, outputs in sorted(shapes):
         fits = fitting(precision, width, outputs)

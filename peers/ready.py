@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from peers.executor_settings import Streaming
 from swarm.ids import PeerId, Span
 
 __all__ = ["Ready", "is_loopback", "join_command", "run_command"]
@@ -25,6 +26,7 @@ class Ready:
     device: str
     kv_tokens: int
     throughput: float  # decode rows per second through the span
+    streaming: Streaming | None = None
 
     @property
     def join(self) -> str:
@@ -43,6 +45,7 @@ class Ready:
             "device": self.device,
             "kv_tokens": self.kv_tokens,
             "throughput": round(self.throughput, 2),
+            "streamed_blocks": self.streaming.blocks if self.streaming else 0,
             "join": self.join,
         }
 
@@ -57,6 +60,7 @@ class Ready:
             f"  {'compute':<11}{self.precision} on {self.device}, {self.throughput:.1f} tokens/s through these blocks",
             *([f"  {'':<11}{self.precision}: {self.precision_reason}"] if self.precision_reason else []),
             f"  {'KV cache':<11}{self.kv_tokens} tokens",
+            *([f"  {'memory':<11}{self.streaming}"] if self.streaming else []),
             *addresses,
             "",
             "Join with another machine:",

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from peers.memory_budget import parse_size
 from peers.settings import (
     DEVICES,
     PRECISIONS,
@@ -79,6 +80,14 @@ def serve(
     threads: Annotated[
         int | None, typer.Option(metavar="N", help="Threads that compute; by default one for each physical core.")
     ] = None,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Memory for weights and KV, such as 8GB; blocks that were asked for beyond it are read from disk in "
+            "every step, which is slow.",
+        ),
+    ] = None,
     kv_cache_tokens: Annotated[
         int | None, typer.Option(metavar="N", help="Tokens of all sessions to keep; by default what memory allows.")
     ] = None,
@@ -117,6 +126,7 @@ def serve(
         precision=parse_precision(dtype),
         quantization=parse_precision(quantization),
         threads=threads,
+        max_memory=None if max_memory is None else parse_size(max_memory),
         kv_tokens=kv_cache_tokens,
         identity=identity_path,
         data=data_folder(os.environ, Path.home()),

@@ -36,6 +36,7 @@ class ServeSettings:
     precision: str = "auto"
     quantization: str = "auto"
     threads: int | None = None
+    max_memory: int | None = None  # bytes
     kv_tokens: int | None = None
     identity: Path | None = None
     data: Path  # where identities are kept when `identity` names none

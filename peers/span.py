@@ -23,11 +23,13 @@ from peers.kv import KVCache
 from peers.pages import PagePool, PageTable, RowSlice
 from peers.quantized import Packing, load_packed
 from peers.rotary import Rotaries, TurningRotary
+from peers.streamed import load_streamed
 from peers.trial import Trial
+from peers.window import Window
 from swarm.checkpoint import Checkpoint, load_span
 from swarm.errors import ModelError, UsageError
 from swarm.ids import Span
-from swarm.layout import give_back_memory, let_go_of_files
+from swarm.layout import align, give_back_memory, let_go_of_files
 from swarm.onednn import pack_linears
 from swarm.packing import Packed
 
@@ -53,10 +55,13 @@ class BlockSpan:
         page_size: int = 16,
         dtype: torch.dtype | None = None,
         finish: Callable[[nn.Module], None] | None = None,
+        window: Window | None = None,
     ) -> None:
         """`model`: a base model with exactly these layers. `dtype`: of hidden states, keys and values; by default the
         model's. `finish` is called with each layer once it is fused or is not going to be: its weights may be put into
-        another order then. Raises ModelError when the model can't run in a swarm."""
+        another order then. `window`: through which weights pass that don't all stay in memory. Raises ModelError when
+        the model can't run in a swarm."""
+        self.window = window
         self.blocks = blocks
         self.model = model
         model.requires_grad_(False).train(False)
@@ -70,7 +75,7 @@ class BlockSpan:
         self.cache = KVCache(len(blocks), self.pool, dtype=self.dtype, device=self.device)
         self._windows: list[int | None] = [None] * len(blocks)
         self._layers = find_layers(model, len(blocks))
-        self._gates = Gates(self._layers)
+        self._gates = Gates(self._layers, window)
         self._rotary = TurningRotary(model)
         self.cache.resemble(self.probe())
         self._fuse(finish)
@@ -90,13 +95,21 @@ class BlockSpan:
         """Loads the blocks' weights and checks that they compute what they should. Raises ModelError.
 
         `dtype` is that of the weights, or with `packing` of all but the linear layers' weights."""
+        finish: Callable[[nn.Module], None] | None = None
+        window = None
         if packing is None:
-            model = load_span(checkpoint, blocks, dtype=dtype, device=device, attn_implementation=PAGED)
+            model, finish = (
+                load_span(checkpoint, blocks, dtype=dtype, device=device, attn_implementation=PAGED),
+                pack_linears,
+            )
             let_go_of_files(model)
+            align(model)
+        elif packing.room is not None:
+            model, streamed = load_streamed(checkpoint, blocks, packing, dtype=dtype, attn_implementation=PAGED)
+            finish, window = streamed.finish, streamed.window
         else:
             model = load_packed(checkpoint, blocks, packing, dtype=dtype, attn_implementation=PAGED)
-        finish = pack_linears if packing is None else None
-        span = cls(model, blocks, kv_tokens=kv_tokens, page_size=page_size, dtype=dtype, finish=finish)
+        span = cls(model, blocks, kv_tokens=kv_tokens, page_size=page_size, dtype=dtype, finish=finish, window=window)
         give_back_memory()
         return span
 
@@ -143,7 +156,11 @@ class BlockSpan:
         if blocks is not None:
             states = hidden.to(device=self.device, dtype=self.dtype, copy=True)
             for batch.layer, block in enumerate(blocks, layers.start):
-                states = block.forward(states, batch)
+                if self.window is None:
+                    states = block.forward(states, batch)
+                else:
+                    with self.window.open(batch.layer):
+                        states = block.forward(states, batch)
             return states
         states = hidden.to(device=self.device, dtype=self.dtype)[None]
         with self._gates.open(layers, states, batch):

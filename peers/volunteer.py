@@ -14,7 +14,7 @@ from peers.executor_settings import ExecutorSettings
 from peers.identity_lock import hold_identity
 from peers.lifecycle import Lifecycle, Offer, Patience, Served
 from peers.machine import Device, find_device, physical_cores, pick_port
-from peers.memory_budget import BlockCost, blocks_that_fit, readable
+from peers.memory_budget import BlockCost, blocks_that_fit, must_stream, readable
 from peers.precision import Precision, choose
 from peers.process_executor import ProcessExecutor
 from peers.profiling import profile_path, read_profile
@@ -44,6 +44,8 @@ class _Plan:
     precision: Precision
     capacity: int  # blocks
     threads: int
+    max_memory: int | None  # bytes
+    streams: bool  # whether blocks are more than fit at once
 
 
 async def volunteer(settings: ServeSettings, on_ready: Callable[[Ready], None]) -> None:
@@ -76,6 +78,10 @@ async def _watch(host: Libp2pHost) -> None:
 
 async def _plan(settings: ServeSettings) -> _Plan:
     device = await find_device(settings.device)
+    if settings.max_memory is not None and device.name != "cpu":
+        raise UsageError(
+            f"--max-memory is for the cpu, and this peer would compute on {device.label}: give --device cpu"
+        )
     _log.info("looking for model %s", settings.model)
     checkpoint = await asyncio.to_thread(resolve, settings.model, cache=settings.cache, revision=settings.revision)
     _log.info("model %s has %d blocks; its files are in %s", checkpoint.name, checkpoint.num_blocks, checkpoint.folder)
@@ -88,12 +94,20 @@ async def _plan(settings: ServeSettings) -> _Plan:
     if precision.reason:
         _log.info("computing in %s, %s", precision.name, precision.reason)
     cost = _block_cost(checkpoint, DTYPES[precision.dtype], precision.quantization)
+    memory = min(device.memory, settings.max_memory or device.memory)
+    capacity, streams = _capacity(settings, memory, cost, checkpoint.num_blocks)
+    found = "are more than fit" if streams else "fit"
+    _log.info("%d blocks %s in %s on %s, %s", capacity, found, precision.name, device.label, readable(memory))
+    limit = None if settings.max_memory is None else memory
+    return _Plan(checkpoint, device, precision, capacity, threads, limit, streams)
+
+
+def _capacity(settings: ServeSettings, memory: int, cost: BlockCost, num_blocks: int) -> tuple[int, bool]:
+    """How many blocks are hosted, and whether some have to be streamed: only when the volunteer has asked for both."""
     wanted = len(settings.blocks) if settings.blocks else settings.num_blocks
-    capacity = blocks_that_fit(
-        device.memory, cost, num_blocks=checkpoint.num_blocks, wanted=wanted, kv_tokens=settings.kv_tokens
-    )
-    _log.info("%d blocks fit in %s on %s, %s", capacity, precision.name, device.label, readable(device.memory))
-    return _Plan(checkpoint, device, precision, capacity, threads)
+    if settings.max_memory is not None and wanted and must_stream(memory, cost, wanted, settings.kv_tokens):
+        return wanted, True
+    return blocks_that_fit(memory, cost, num_blocks=num_blocks, wanted=wanted, kv_tokens=settings.kv_tokens), False
 
 
 def _check_blocks(settings: ServeSettings, checkpoint: Checkpoint) -> None:
@@ -156,6 +170,8 @@ def _life(
 
 
 def _known_block_rate(settings: ServeSettings, plan: _Plan) -> float | None:
+    if plan.streams:
+        return None  # which blocks stay, and so how fast it is, is known when they are loaded
     device = torch.device(plan.device.name)
     digest, cache = plan.checkpoint.digest, settings.cache.absolute()
     profile = read_profile(
@@ -174,6 +190,7 @@ def _executor_settings(settings: ServeSettings, plan: _Plan, span: Span) -> Exec
         dtype=plan.precision.dtype,
         quantization=plan.precision.quantization,
         device=plan.device.name,
+        max_memory=plan.max_memory,
         kv_tokens=settings.kv_tokens,
         threads=plan.threads,
     )
@@ -192,4 +209,5 @@ def _ready(settings: ServeSettings, plan: _Plan, host: Libp2pHost, served: Serve
         device=plan.device.label,
         kv_tokens=served.executor.kv_tokens,
         throughput=served.executor.pace.throughput,
+        streaming=served.executor.streaming,
     )

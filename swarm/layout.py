@@ -10,7 +10,16 @@ import sys
 import torch
 from torch import nn
 
-__all__ = ["give_back_memory", "let_go_of_files", "store_by_columns"]
+__all__ = [
+    "ALIGNMENT",
+    "align",
+    "give_back_memory",
+    "let_go_of_files",
+    "let_go_of_weights",
+    "store_by_columns",
+]
+
+ALIGNMENT = 64  # bytes, a line of cache
 
 
 def store_by_columns(module: nn.Module) -> None:
@@ -36,3 +45,18 @@ def give_back_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)
+
+
+def align(module: nn.Module) -> None:
+    """Copy plain weights that lie at odd addresses, as in some files: how torch's products round depends on it."""
+    for parameter in module.parameters():
+        if parameter.layout == torch.strided and parameter.data_ptr() % ALIGNMENT:
+            parameter.data = parameter.data.clone()
+
+
+def let_go_of_weights(module: nn.Module) -> None:
+    """Take all tensors out of a module that is not needed any more: it may refer to itself, and would keep them until
+    Python looks for such things."""
+    for part in module.modules():
+        part._parameters.clear()
+        part._buffers.clear()

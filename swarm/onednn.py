@@ -6,7 +6,7 @@ and 36, where torch takes 15.2, 15.6, 21.5 and 42. The packed weight takes as mu
 """
 
 import functools
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -29,11 +29,23 @@ class PackedLinear(nn.Module):
         super().__init__()
         if not packs(source.weight):
             raise ValueError(f"oneDNN can't pack {source.weight.dtype} on {source.weight.device} here")
-        self.in_features, self.out_features = source.in_features, source.out_features
-        self.dtype = source.weight.dtype
-        self.bias = source.bias
-        self.packed = nn.Parameter(_pack(source.weight.detach()), requires_grad=False)
+        self._set(_pack(source.weight.detach()), source.bias)
+
+    @classmethod
+    def restored(cls, packed: Tensor, bias: Tensor | None) -> Self:
+        """From another one's `packed` and bias."""
+        module = cls.__new__(cls)
+        nn.Module.__init__(module)
+        module._set(packed, None if bias is None else nn.Parameter(bias, requires_grad=False))
+        return module
+
+    def _set(self, packed: Tensor, bias: nn.Parameter | None) -> None:
+        self.out_features, self.in_features = packed.shape
+        self.dtype = packed.dtype
+        self.bias = bias
+        self.packed = nn.Parameter(packed, requires_grad=False)
         self._operands = (self.packed, self.bias)  # found without nn.Module's look-up, which is slow
+        self._source = packed  # it may keep the memory alive in which the parameter lies
 
     @property
     def weight(self) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from swarm.errors import UsageError
 from swarm.onednn import PackedLinear, packs
+from swarm.opaque import OPAQUE, adopts
 
 __all__ = ["PACKED", "Packed", "fitting", "join", "pack", "packed_bytes", "relative_error", "restore"]
 
@@ -111,11 +112,9 @@ class Bf16Linear(Packed):
     unpack_rows = 0
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        """`weight` bf16 `[out, in]`."""
+        """`weight` bf16 `[out, in]`, plain or as oneDNN has packed it."""
         super().__init__(weight.shape[1], weight.shape[0], bias)
-        plain = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
-        plain.weight = nn.Parameter(weight, requires_grad=False)
-        self.linear = PackedLinear(plain) if packs(weight) else plain
+        self.linear = _ordinary(weight)
 
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor | None) -> Self:
@@ -126,13 +125,24 @@ class Bf16Linear(Packed):
         return cls(tensors["weight"], tensors.get("bias"))
 
     def tensors(self) -> dict[str, Tensor]:
-        return super().tensors() | {"weight": self.linear.weight.detach()}
+        linear = self.linear
+        weight = linear.packed if isinstance(linear, PackedLinear) and adopts() else linear.weight
+        return super().tensors() | {"weight": weight.detach()}
 
     def _unpacked_product(self, rows: Tensor) -> Tensor:
         if rows.requires_grad:
             return F.linear(rows, self.linear.weight)
         product: Tensor = self.linear(rows)
         return product
+
+
+def _ordinary(weight: Tensor) -> nn.Linear | PackedLinear:
+    """The product with `weight`, packed where it can be."""
+    if weight.layout == OPAQUE:
+        return PackedLinear.restored(weight, None)
+    plain = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    plain.weight = nn.Parameter(weight, requires_grad=False)
+    return PackedLinear(plain) if packs(weight) else plain
 
 
 class Int8Linear(Packed):
@@ -256,7 +266,7 @@ def join(linears: Sequence[Packed]) -> Packed | None:
     each = [linear.tensors() for linear in linears]
     biased = any("bias" in tensors for tensors in each)
     names = set(each[0]) - {"bias"}
-    whole = {name: torch.cat([tensors[name] for tensors in each], dim=kind.outputs_at[name]) for name in names}
+    whole = {name: torch.cat([_plain(tensors[name]) for tensors in each], dim=kind.outputs_at[name]) for name in names}
     if biased:
         pairs = zip(linears, each, strict=True)
         like = next(tensors["bias"] for tensors in each if "bias" in tensors)
@@ -266,10 +276,15 @@ def join(linears: Sequence[Packed]) -> Packed | None:
     return kind.restored(whole)
 
 
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor.to_dense() if tensor.layout == OPAQUE else tensor
+
+
 def restore(tensors: Mapping[str, Tensor]) -> Packed:
     """The module whose `tensors` these are. Raises ValueError when they are no module's."""
     tensors = {
-        name: tensor if tensor.data_ptr() % ALIGNMENT == 0 else tensor.clone() for name, tensor in tensors.items()
+        name: tensor if tensor.layout == OPAQUE or tensor.data_ptr() % ALIGNMENT == 0 else tensor.clone()
+        for name, tensor in tensors.items()
     }
     for kind, name in ((Bf16Linear, "weight"), (Int8Linear, "values"), (Int4Linear, "levels")):
         if name in tensors:

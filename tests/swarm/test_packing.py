@@ -71,8 +71,9 @@ def test_a_layer_comes_back_from_its_tensors(precision: str) -> None:
     packed = pack(linear(64, 128, bias=True), precision)
     x = torch.randn(3, 64)
     assert torch.equal(restore(packed.tensors())(x), packed(x))
-    askew = {name: torch.cat((t.view(-1)[:1], t.view(-1)))[1:].view(t.shape) for name, t in packed.tensors().items()}
-    assert torch.equal(restore(askew)(x), packed(x))
+    plain = {name: t for name, t in packed.tensors().items() if t.layout == torch.strided}
+    askew = {name: torch.cat((t.view(-1)[:1], t.view(-1)))[1:].view(t.shape) for name, t in plain.items()}
+    assert torch.equal(restore(packed.tensors() | askew)(x), packed(x))
     with pytest.raises(ValueError, match="no packed layer has the tensors bias"):
         restore({"bias": torch.zeros(3)})
 
