@@ -83,20 +83,22 @@ class PackedFiles:
         """As `write` and `open`, but a file that holds just this is left as it is."""
         path, parts = self.path(block), _packed(tensors)
         start = b"".join(parts[:2])  # sizes, checksum and index: all that follows is in them
-        try:
-            if _start_of(path, len(start)) != start:
+        kept = self.open(block) if _start_of(path, len(start)) == start else None
+        if kept is None:
+            try:
                 write_parts(path, parts)
-        except OSError as error:
-            _log.warning("packed blocks can't be kept in %s: %s", path.parent, error)
-            return None
-        return self.open(block)
+            except OSError as error:
+                _log.warning("packed blocks can't be kept in %s: %s", path.parent, error)
+                return None
+            kept = self.open(block)
+        return kept
 
 
 def _start_of(path: Path, size: int) -> bytes:
     try:
         with path.open("rb") as file:
             return file.read(size)
-    except FileNotFoundError:
+    except OSError:
         return b""
 
 

@@ -13,7 +13,7 @@ import psutil
 import pytest
 import torch
 
-from peers.executor_settings import ExecutorReady, ExecutorSettings, ExecutorStats
+from peers.executor_settings import ExecutorReady, ExecutorSettings, ExecutorStats, Streaming
 from peers.limits import EngineLimits
 from peers.link import ExecutorLost, Patience, ProcessLink
 from peers.stats import EngineStats
@@ -227,6 +227,8 @@ def test_what_is_said_between_the_processes_survives_the_way() -> None:
         device="cpu",
         profile=profile,
     )
-    assert ExecutorReady.from_json(ready.to_json()) == ready
+    streaming = replace(ready, streaming=Streaming(blocks=2, size=3, disk=None))
+    for said in (ready, streaming):
+        assert ExecutorReady.from_json(said.to_json()) == said
     stats = ExecutorStats(engine=EngineStats(sessions=3), rss=1, pid=2)
     assert ExecutorStats.from_json(stats.to_json()) == stats

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peers.memory_budget import BlockCost, blocks_that_fit, readable
+from peers.memory_budget import BlockCost, blocks_that_fit, must_stream, parse_size, readable
 from swarm.errors import UsageError
 
 COST = BlockCost(weights=100_000_000, kv=1000)
@@ -56,3 +56,27 @@ def test_blocks_that_fit_never_take_more_than_there_is(
 @pytest.mark.parametrize(("size", "text"), [(512, "512 B"), (1_500_000_000, "1.5 GB"), (2 * 10**12, "2 TB")])
 def test_sizes_read_as_people_say_them(size: int, text: str) -> None:
     assert readable(size) == text
+
+
+def test_blocks_are_streamed_only_when_they_do_not_all_fit() -> None:
+    assert must_stream(1_000_000_000, COST, wanted=20)
+    assert not must_stream(1_000_000_000, COST, wanted=9)
+
+
+def test_no_room_for_one_block_beside_the_keys_of_all_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"110 MB is too little for 20 blocks, even one at a time"):
+        must_stream(110_000_000, COST, wanted=20)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("500MB", 500_000_000), ("1.5 GB", 1_500_000_000), ("6GiB", 6 << 30), ("64kb", 64_000), ("7B", 7)],
+)
+def test_sizes_are_written_as_people_write_them(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "500", "-1GB", "0MB", "much", "1e9B", "5 GBB", "GB"])
+def test_what_is_no_size_is_refused_with_examples(text: str) -> None:
+    with pytest.raises(UsageError, match="as in 500MB"):
+        parse_size(text)
