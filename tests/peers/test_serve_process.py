@@ -228,3 +228,12 @@ def test_span_out_of_memory_is_refused(model: Path, tmp_path: Path) -> None:
 @pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="this machine has a CUDA device")
 def test_cuda_without_cuda_is_refused(model: Path, tmp_path: Path) -> None:
     assert "--device cpu" in refused(model, tmp_path, device="cuda")
+
+
+def test_peer_with_less_memory_than_its_blocks_take_serves_them_all_the_same(model: Path, cache: Path) -> None:
+    precision = ("--dtype", "fp32", "--quantization", "none")
+    limits = ("--max-memory", "600kB", "--kv-cache-tokens", "256")
+    with ServePeer(model, "--cache-dir", str(cache), *precision, *limits, blocks="0:4") as peer:
+        peer.wait_ready()
+        assert peer.blocks == Span(0, 4)
+        assert any("4 blocks are more than fit" in line for line in peer.log)
