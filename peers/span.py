@@ -98,10 +98,8 @@ class BlockSpan:
         finish: Callable[[nn.Module], None] | None = None
         window = None
         if packing is None:
-            model, finish = (
-                load_span(checkpoint, blocks, dtype=dtype, device=device, attn_implementation=PAGED),
-                pack_linears,
-            )
+            model = load_span(checkpoint, blocks, dtype=dtype, device=device, attn_implementation=PAGED)
+            finish = pack_linears
             let_go_of_files(model)
             align(model)
         elif packing.room is not None:
