@@ -32,6 +32,7 @@ __all__ = ["volunteer"]
 
 _log = logging.getLogger(__name__)
 
+SMALLEST = "int4"  # what takes the least memory of all precisions
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -88,13 +89,15 @@ async def _plan(settings: ServeSettings) -> _Plan:
     _check_blocks(settings, checkpoint)
     threads = settings.threads or physical_cores()
     cache = settings.cache.absolute()
+    memory = min(device.memory, settings.max_memory or device.memory)
+    smallest = _block_cost(checkpoint, DTYPES["bf16"], SMALLEST)
+    _capacity(settings, memory, smallest, checkpoint.num_blocks)  # before anything is read or measured
     precision = await asyncio.to_thread(
         choose, settings.precision, settings.quantization, device, checkpoint, threads=threads, cache=cache
     )
     if precision.reason:
         _log.info("computing in %s, %s", precision.name, precision.reason)
     cost = _block_cost(checkpoint, DTYPES[precision.dtype], precision.quantization)
-    memory = min(device.memory, settings.max_memory or device.memory)
     capacity, streams = _capacity(settings, memory, cost, checkpoint.num_blocks)
     found = "are more than fit" if streams else "fit"
     _log.info("%d blocks %s in %s on %s, %s", capacity, found, precision.name, device.label, readable(memory))
