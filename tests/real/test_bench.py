@@ -41,6 +41,7 @@ def test_swarm_is_measured_against_one_process(tiny: Path, tmp_path: Path) -> No
     assert said["repeated_prompt"]["1 peer, fp32"]["ratio"]["median"] > 0
 
 
+@pytest.mark.soak  # half a minute; the lines have tests of their own
 def test_far_peers_are_reached_over_their_lines_alone(tiny: Path, tmp_path: Path) -> None:
     """Were a way around a line found, the command would say so in place of a figure."""
     said = bench("wan", tiny, tmp_path, "--peers=2", f"--delay-ms={DELAY_MS}")

@@ -40,6 +40,7 @@ def test_ctrl_c_ends_an_answer(model: Path, cache: Path, peer: ServeProcess, tmp
         assert "Traceback" not in terminal.screen
 
 
+@pytest.mark.soak  # two swarms are started
 def test_ctrl_c_ends_a_benchmark_with_all_that_it_started(model: Path, cache: Path, tmp_path: Path) -> None:
     (tmp_path / "tmp").mkdir()
     command = [*SWARM, "bench", "wan", str(model), "--peers=2", "--rounds=50", f"--cache-dir={cache}"]
