@@ -44,6 +44,11 @@ class Head(nn.Linear):
         else:
             store_by_columns(self)
 
+    @property
+    def copy_bytes(self) -> int:
+        """What the second copy of the weight takes."""
+        return 0 if self._shortcut is None else self._shortcut.nbytes
+
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         learns = torch.is_grad_enabled() and (input.requires_grad or self.weight.requires_grad)
         if learns or torch.is_autocast_enabled("cpu"):
@@ -62,8 +67,9 @@ class Head(nn.Linear):
 class _Shortcut:
     """What stands for the product with `weight` [out, in] while that stays as it is. A copied layer has none."""
 
-    def __init__(self, weight: Tensor, product: Callable[[Tensor], Tensor]) -> None:
-        self.product = product
+    def __init__(self, weight: Tensor, product: nn.Module) -> None:
+        self.product: Callable[[Tensor], Tensor] = product
+        self.nbytes = sum(t.numel() * t.element_size() for t in (*product.parameters(), *product.buffers()))
         self._first = weight[0].detach().clone()
         self._seen = (weight.data_ptr(), weight._version)
 

@@ -30,6 +30,7 @@ from clients.assisted import AssistedDecoding
 from clients.blocks import Peek, Remote, adopt_blocks
 from clients.cache import Opener, SwarmCache
 from clients.events import Observer
+from clients.head import Head
 from clients.loading import build
 from clients.speculation import Assistant, Drafts, Speculation
 from clients.streaming import TokenStream
@@ -304,10 +305,12 @@ class SwarmModelForCausalLM(AssistedDecoding, PreTrainedModel, GenerationMixin):
         self.save_pretrained()
 
     def get_memory_footprint(self, return_buffers: bool = True) -> int:
-        """Bytes of what is in memory: `numel` would count the blocks, which are not."""
+        """Bytes of what is in memory, a packed copy of the head included: `numel` would count the blocks too, which are
+        elsewhere."""
         tensors = [*self.parameters(), *(self.buffers() if return_buffers else ())]
         storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
-        return sum(storages.values())
+        copies = [module.copy_bytes for module in self.modules() if isinstance(module, Head)]
+        return sum([*storages.values(), *copies])
 
     # --- inside ---
 

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from transformers import DynamicCache, GenerationMixin, LlamaForCausalLM, PreTrainedModel
 
 from clients.blocks import blocks_of
+from clients.head import Head
 from clients.model import SwarmModelForCausalLM
 from swarm.errors import ModelError, UsageError
 from tests.clients.local_session import LocalConnection
@@ -44,7 +45,9 @@ def test_no_block_takes_memory(model: SwarmModelForCausalLM, local: PreTrainedMo
     blocks = {id(p) for p in model.get_submodule(model._blocks_path).parameters()}
     ours = sum(p.nbytes for p in model.parameters() if id(p) not in blocks)
     assert storage_bytes(model) <= ours + 4096
-    assert model.get_memory_footprint() == storage_bytes(model)
+    copy = sum(module.copy_bytes for module in model.modules() if isinstance(module, Head))
+    assert model.get_memory_footprint() == storage_bytes(model) + copy
+    assert copy <= local.get_output_embeddings().weight.nbytes
     assert dict(model.named_parameters()).keys() == dict(local.named_parameters()).keys()
 
 

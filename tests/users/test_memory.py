@@ -66,5 +66,6 @@ def test_client_takes_embeddings_and_head_and_a_constant(smollm2: Checkpoint, wh
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True, env=environment)
     kept, taken = map(int, done.stdout.split())
-    assert kept < span_bytes(smollm2, Span(0, smollm2.num_blocks), torch.float32) / 2
+    embeddings = smollm2.config.vocab_size * smollm2.hidden_size * torch.float32.itemsize
+    assert kept < 2 * embeddings + MIB  # the head, which is tied, has a copy that is faster to multiply with
     assert taken < kept + SLACK * CLIENT
