@@ -78,6 +78,15 @@ def views(draw: st.DrawFn, max_blocks: int = 6, max_peers: int = 5) -> View:
     return view(num_blocks, records)
 
 
+@st.composite
+def whole_views(draw: st.DrawFn) -> View:
+    """Views in which somebody holds every block."""
+    seen, rates = draw(views()), st.sampled_from([1.0, 20.0])
+    missing = seen.missing(Span(0, seen.num_blocks))
+    others = [record(f"other{b}", b, b + 1, num_blocks=seen.num_blocks, throughput=draw(rates)) for b in missing]
+    return view(seen.num_blocks, [*seen.peers, *others])
+
+
 LINK = st.builds(Link, st.sampled_from([0.0, 0.001, 0.02, 0.3]), st.sampled_from([1e4, 1e6, 1e9]))
 
 

@@ -3,7 +3,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from routing.chains import PIECE, Chain, Hop, piece_tokens, plan_chain, step_seconds
@@ -13,7 +13,7 @@ from swarm.errors import MissingBlocks
 from swarm.ids import PeerId, Span
 from swarm.messages import Contact
 from swarm.record import PeerState
-from tests.routing.records import CLIENT, EXACT, LINK, links, record, view, views
+from tests.routing.records import CLIENT, EXACT, LINK, links, record, view, views, whole_views
 
 LAN = Links(Link(0.001, 1e8))
 TOKEN = 1000  # bytes
@@ -45,11 +45,10 @@ def ring_seconds(seen: View, way: list[tuple[PeerId, Span]], links: Links, rows:
     return travel + sum(Pace.of(records[peer], EXACT).step(len(span), rows) for peer, span in way)
 
 
-@given(views(), st.data())
+@given(whole_views(), st.data())
 def test_chain_covers_every_block_exactly_once_with_peers_that_hold_them(seen: View, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, seen.num_blocks - 1))
     blocks = Span(start, data.draw(st.integers(start + 1, seen.num_blocks)))
-    assume(not seen.missing(blocks))
     chain = plan(seen, blocks)
     assert [block for hop in chain for block in hop.span] == list(blocks)
     for hop in chain:
@@ -80,9 +79,8 @@ def test_blocks_that_nobody_holds_are_told_from_blocks_of_avoided_peers() -> Non
 
 
 @settings(max_examples=300)
-@given(views(), links(), st.integers(1, 3))
+@given(whole_views(), links(), st.integers(1, 3))
 def test_chain_is_as_fast_as_the_best_of_all_possible_ones(seen: View, known: Links, rows: int) -> None:
-    assume(not seen.missing(Span(0, seen.num_blocks)))
     best = min(ring_seconds(seen, way, known, rows) for way in every_way(seen, 0, seen.num_blocks))
     chain = plan(seen, links=known, rows=rows)
     assert chain.seconds == pytest.approx(best, rel=1e-6)
@@ -96,9 +94,8 @@ def test_chain_comes_back_to_a_peer_where_another_is_much_faster_in_between() ->
     assert str(plan(view(9, [slow, quick]))) == "0:3 @ a  3:6 @ b  6:9 @ a"
 
 
-@given(views(), st.binary(max_size=80), st.randoms())
+@given(whole_views(), st.binary(max_size=80), st.randoms())
 def test_plan_is_the_same_whatever_the_order_of_the_records(seen: View, salt: bytes, random: object) -> None:
-    assume(not seen.missing(Span(0, seen.num_blocks)))
     shuffled = list(seen.peers)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     again = view(seen.num_blocks, shuffled)
@@ -111,9 +108,8 @@ def test_clients_with_different_salts_spread_over_equal_peers() -> None:
     assert len(chosen) == 8
 
 
-@given(views(), links(), LINK)
+@given(whole_views(), links(), LINK)
 def test_more_delay_on_every_link_is_never_faster(seen: View, known: Links, more: Link) -> None:
-    assume(not seen.missing(Span(0, seen.num_blocks)))
     slower = Links(
         replace(known.default, delay=known.default.delay + more.delay),
         {pair: replace(link, delay=link.delay + more.delay) for pair, link in known.known.items()},
@@ -122,9 +118,8 @@ def test_more_delay_on_every_link_is_never_faster(seen: View, known: Links, more
     assert plan(seen, links=slower).seconds >= plan(seen, links=known).seconds * (1 - 1e-6)
 
 
-@given(views(), links())
+@given(whole_views(), links())
 def test_avoiding_a_peer_is_never_faster(seen: View, known: Links) -> None:
-    assume(not seen.missing(Span(0, seen.num_blocks)))
     first = plan(seen, links=known)
     try:
         second = plan(seen, links=known, avoid={first.peers[0]})
@@ -172,9 +167,8 @@ def test_hops_with_a_hole_between_them_are_no_chain() -> None:
         Chain((first, second), 0.2, "")
 
 
-@given(views(), links(), st.integers(1, 3), st.integers(1, 500), st.integers(1, 500))
+@given(whole_views(), links(), st.integers(1, 3), st.integers(1, 500), st.integers(1, 500))
 def test_more_tokens_in_a_step_never_take_less_time(seen: View, known: Links, rows: int, few: int, more: int) -> None:
-    assume(not seen.missing(Span(0, seen.num_blocks)))
     chain = plan(seen, links=known, rows=rows)
     back = known.between(chain.peers[-1], CLIENT).transfer(rows * TOKEN)
     steps = (rows, rows + few, rows + few + more)
