@@ -36,6 +36,7 @@ from clients.speculation import Assistant, Drafts, Speculation
 from clients.streaming import TokenStream
 from swarm.catalogue import default_cache
 from swarm.checkpoint import resolve
+from swarm.dtypes import DTYPES
 from swarm.errors import ModelError, UsageError
 
 __all__ = ["SwarmModelForCausalLM"]
@@ -339,7 +340,7 @@ class SwarmModelForCausalLM(AssistedDecoding, PreTrainedModel, GenerationMixin):
             raise ModelError(f"{type(self).__name__} hands its blocks {list(hidden.shape)}; it can't be run in a swarm")
 
 
-_LOSSLESS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+_LOSSLESS = {dtype: codec for codec, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True, slots=True)

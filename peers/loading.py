@@ -15,11 +15,10 @@ from peers.span_memory import available_memory, check_memory, default_kv_tokens,
 from peers.window import Window
 from routing.perf import Profile
 from swarm.checkpoint import Checkpoint, resolve
+from swarm.dtypes import DTYPES
 from swarm.errors import ModelError, UsageError
 
 __all__ = ["Loaded", "load"]
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from peers.engine import Engine
 from peers.executor_settings import ExecutorSettings
 from peers.limits import EngineLimits
 from peers.loading import Loaded, load
+from peers.precision import Precision
 from peers.span import BlockSpan
 from peers.span_memory import span_bytes
 from swarm.bystanders import Bystanders
@@ -55,7 +56,7 @@ class Trial:
 
     @property
     def precision(self) -> str:
-        return self.dtype if self.quantization == "none" else self.quantization
+        return Precision(self.dtype, self.quantization).name
 
     @property
     def lease(self) -> int:

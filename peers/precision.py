@@ -19,6 +19,7 @@ from torch import nn
 from peers.machine import Device
 from peers.profiling import device_name
 from peers.quantized import check_packable
+from swarm import rates
 from swarm.atomic import write_file
 from swarm.checkpoint import Checkpoint, load_span
 from swarm.errors import UsageError
@@ -129,17 +130,13 @@ def _remembered(checkpoint: Checkpoint, threads: int, cache: Path) -> dict[str, 
 @torch.inference_mode()
 def _seconds(quantization: str, inputs: int, outputs: int, threads: int) -> float:
     """Of a product with a weight of this shape: the geometric mean over ROWS."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with rates.threads(threads):
         layers = _copies(quantization, inputs, outputs)
         product = 1.0
         for rows in ROWS:
             x = torch.ones(rows, inputs)
             product *= min(_pass(layers, x) for _ in range(PASSES)) / len(layers)
         return float(product ** (1 / len(ROWS)))
-    finally:
-        torch.set_num_threads(before)
 
 
 def _pass(layers: list[nn.Module], x: torch.Tensor) -> float:

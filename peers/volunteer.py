@@ -22,6 +22,7 @@ from peers.ready import Ready
 from peers.settings import ServeSettings
 from peers.span_memory import kv_bytes_per_token, span_bytes
 from swarm.checkpoint import Checkpoint, resolve
+from swarm.dtypes import DTYPES
 from swarm.errors import NetworkError, UsageError
 from swarm.identity import Identity
 from swarm.ids import Span
@@ -33,7 +34,6 @@ __all__ = ["volunteer"]
 _log = logging.getLogger(__name__)
 
 SMALLEST = "int4"  # what takes the least memory of all precisions
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True)

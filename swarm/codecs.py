@@ -10,6 +10,7 @@ import sys
 import torch
 from torch import Tensor
 
+from swarm.dtypes import DTYPES
 from swarm.errors import WireError
 from swarm.messages import CODECS
 
@@ -18,11 +19,10 @@ __all__ = ["body_size", "decode", "encode"]
 if sys.byteorder != "little":
     raise ImportError("swarm sends tensors as they lie in memory, little-endian; this machine is big-endian")
 
-RAW = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 BLOCK = 64  # values that share a scale
 LEVELS = 127
 SCALE = torch.float16
-assert set(CODECS) == {*RAW, "int8"}
+assert set(CODECS) == {*DTYPES, "int8"}
 
 
 def body_size(codec: str, tokens: int, hidden: int) -> int:
@@ -82,7 +82,7 @@ def _decode_int8(body: bytes | bytearray | memoryview, tokens: int, width: int) 
 
 def _raw_dtype(codec: str) -> torch.dtype:
     try:
-        return RAW[codec]
+        return DTYPES[codec]
     except KeyError:
         raise WireError(f"unknown codec {codec[:40]!r}; known are {', '.join(CODECS)}") from None
 

@@ -3,19 +3,18 @@
 from dataclasses import dataclass
 from typing import Self
 
-import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from clients.bench.answers import Answer, ask
 from swarm.checkpoint import Checkpoint
+from swarm.dtypes import DTYPES
 from swarm.errors import UsageError
 from swarm.rates import Rates, threads
 from swarm.weights import quiet_library
 
-__all__ = ["BITS", "DTYPES", "Reference", "Weights"]
+__all__ = ["BITS", "Reference", "Weights"]
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 BITS = {"fp32": 32, "bf16": 16, "fp16": 16, "int8": 8, "int4": 4}  # of a weight; scales come on top
 
 

@@ -11,11 +11,12 @@ from transformers import PreTrainedModel
 
 from clients.bench.answers import Answer, decode_rate, new_prompt
 from clients.bench.fleet import Fleet
-from clients.bench.reference import DTYPES, Reference
+from clients.bench.reference import Reference
 from clients.bench.trial import Case, Layout, SwarmTrial, shares
 from clients.events import Step
 from swarm.bystanders import Bystanders
 from swarm.checkpoint import Checkpoint, resolve
+from swarm.dtypes import DTYPES
 
 __all__ = ["Measured", "Results", "Turn", "is_greedy", "measure"]
 

@@ -11,11 +11,12 @@ from clients.bench.answers import new_prompt
 from clients.bench.drafted import Drafted, DraftReport, ask_drafted
 from clients.bench.far import FarAway, Line, free_ports
 from clients.bench.fleet import Fleet
-from clients.bench.reference import BITS, DTYPES
+from clients.bench.reference import BITS
 from clients.bench.steps import Profile
 from clients.bench.trial import Layout, WanTrial, shares
 from swarm.bystanders import Bystanders
 from swarm.checkpoint import Checkpoint, resolve
+from swarm.dtypes import DTYPES
 from swarm.errors import SwarmError
 from swarm.figures import Spread, new_table, publish
 from swarm.rates import threads

@@ -11,6 +11,7 @@ from transformers.generation.streamers import BaseStreamer
 from clients.model import SwarmModelForCausalLM
 from swarm.errors import NetworkError
 from tests.clients.local_session import LocalConnection
+from tests.clients.seen import Seen
 from tests.models import FAMILIES
 
 PROMPT = torch.tensor([[5, 6, 7, 8, 9, 5, 6, 7, 8, 9, 5, 6]])
@@ -135,16 +136,6 @@ def test_processors_and_criteria_and_streamers_work(model: SwarmModelForCausalLM
     class AfterFive(StoppingCriteria):
         def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:
             return torch.tensor([input_ids.shape[1] >= PROMPT.shape[1] + 5])
-
-    class Seen(BaseStreamer):
-        def __init__(self) -> None:
-            self.tokens: list[int] = []
-
-        def put(self, value: Tensor) -> None:
-            self.tokens += value.flatten().tolist()
-
-        def end(self) -> None:
-            self.tokens.append(-1)
 
     results, streamers = [], [Seen(), Seen()]
     for each, streamer in zip((model, local), streamers, strict=True):

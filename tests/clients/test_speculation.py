@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, StoppingCriteria, set_seed
-from transformers.generation.streamers import BaseStreamer
 
 from clients.drafts import Draft, Drafter, Length
 from clients.model import SwarmModelForCausalLM
 from swarm.errors import UsageError
 from tests.clients.local_session import LocalConnection
+from tests.clients.seen import Seen
 from tests.models import FAMILIES
 
 PROMPT = torch.tensor([[5, 6, 7, 8, 9, 5, 6, 7, 8, 9, 5, 6]])
@@ -56,17 +56,6 @@ def drafts(kind: str, text: Tensor, small: PreTrainedModel) -> dict[str, Any]:
         "assistant_model": {"assistant_model": small},
         "prompt_lookup": {"prompt_lookup_num_tokens": 4},
     }[kind]
-
-
-class Seen(BaseStreamer):
-    def __init__(self) -> None:
-        self.tokens: list[int] = []
-
-    def put(self, value: Tensor) -> None:
-        self.tokens += value.flatten().tolist()
-
-    def end(self) -> None:
-        self.tokens.append(-1)
 
 
 # --- greedy --------------------------------------------------------------------------------------------------------

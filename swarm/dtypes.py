@@ -1,0 +1,7 @@
+"""The names that plain floats go by: on command lines, in settings and records, and on the wire."""
+
+import torch
+
+__all__ = ["DTYPES"]
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
