@@ -104,14 +104,15 @@ _SPECIAL: dict[str, dict[str, Any]] = {
 }
 
 
-def tiny_config(family: str) -> PreTrainedConfig:
-    return AutoConfig.for_model(family, **(_COMMON | _SPECIAL[family]))
+def tiny_config(family: str, **changes: Any) -> PreTrainedConfig:
+    return AutoConfig.for_model(family, **(_COMMON | _SPECIAL[family] | changes))
 
 
-def tiny_model(family: str, folder: Path, *, seed: int = 0, max_shard_size: str = "100KB") -> Path:
-    """Saves a random fp32 model of `family` to `folder` as config and several safetensors shards; returns `folder`."""
+def tiny_model(family: str, folder: Path, *, seed: int = 0, max_shard_size: str = "100KB", **changes: Any) -> Path:
+    """Saves a random fp32 model of `family`, with `changes` of its config, to `folder` as config and several
+    safetensors shards; returns `folder`."""
     torch.manual_seed(seed)
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(tiny_config(family), dtype=torch.float32)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(tiny_config(family, **changes), dtype=torch.float32)
     _randomise(model)
     model.save_pretrained(folder, max_shard_size=max_shard_size)
     return folder

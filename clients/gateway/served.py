@@ -1,0 +1,82 @@
+"""The models that a gateway answers for."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from clients.completion.generation import Completer
+from clients.gateway.errors import ApiError
+from routing.view import View, runs
+from swarm.ids import PeerId, Span
+from swarm.record import PeerRecord
+from swarm.terminal import plain
+
+__all__ = ["Models", "Served", "Tokenizer"]
+
+Tokenizer = Any  # transformers' tokenizers share no type that says what we use
+NAME_LENGTH = 40  # characters of a peer's name that are shown
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One model. `look` gives the latest view of its peers, from any thread and without waiting."""
+
+    name: str  # as requests name it
+    created: int  # Unix time since when it is served here
+    tokenizer: Tokenizer
+    completer: Completer
+    max_positions: int  # prompt and answer together, in tokens
+    end_tokens: frozenset[int]  # each ends an answer
+    look: Callable[[], View]
+
+    @property
+    def view(self) -> View:
+        return self.look()
+
+    @property
+    def records(self) -> tuple[PeerRecord, ...]:
+        """Those of peers that were heard of lately, sorted by peer id."""
+        return self.view.peers
+
+    def trouble(self) -> str | None:
+        """Why it can't answer now, in a sentence; None when it can."""
+        view = self.view
+        missing = view.missing(Span(0, view.num_blocks))
+        if not missing:
+            return None
+        if len(missing) == view.num_blocks:
+            return f"no peer serves {self.name} at the moment"
+        spans = ", ".join(map(str, runs(missing)))
+        return f"no peer serves the blocks {spans} of {self.name} at the moment"
+
+    def peer_name(self, peer: PeerId) -> str:
+        """The name that a peer gave itself, made plain, else the end of its id. A stranger chose it: escape it."""
+        record = self.view.get(peer)
+        return plain(record.public_name, NAME_LENGTH) if record and record.public_name else peer[-8:]
+
+
+class Models:
+    """Those of one gateway, by name; the first is the one that a page offers first."""
+
+    def __init__(self, served: Iterable[Served]) -> None:
+        self._by_name = {one.name: one for one in served}
+
+    def get(self, name: str) -> Served:
+        """Raises ApiError 404 for one that is not served here."""
+        try:
+            return self._by_name[name]
+        except KeyError:
+            here = ", ".join(self._by_name) or "none"
+            raise ApiError(
+                404,
+                f"The model '{plain(name, 80)}' is not served here; served are: {here}",
+                type="invalid_request_error",  # as openai's own, which is no "not found"
+                code="model_not_found",
+                param="model",
+            ) from None
+
+    def __iter__(self) -> Iterator[Served]:
+        return iter(self._by_name.values())
+
+    def __len__(self) -> int:
+        return len(self._by_name)
