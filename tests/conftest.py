@@ -5,8 +5,19 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from xdist.remote import Producer
+
     from swarm.checkpoint import Checkpoint
     from tests.memory_swarm import Reference
+    from tests.workers import Shares
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "Shares":
+    """What `-n 2` does with tests."""
+    from tests.workers import Shares  # here, since xdist is only loaded to be used
+
+    return Shares(config, log)
 
 
 @pytest.fixture
