@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
+from clients.events import Observer
 from clients.history import Embed
 from clients.rows import Part, Rows
 from clients.session import RowChunk
@@ -39,7 +40,7 @@ class Opener(Protocol):
     """What a cache needs of a `clients.connection.Connection`."""
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]: ...
-    async def session(self, *, embed: Embed, lease_tokens: int) -> SessionLike: ...
+    async def session(self, *, embed: Embed, lease_tokens: int, observer: Observer | None = None) -> SessionLike: ...
 
 
 class SwarmCache(Cache):

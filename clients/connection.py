@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, suppress
 from typing import Any, Self, TypeVar
 
 from clients.client import Client, Model
-from clients.events import Observer
+from clients.events import Observer, both
 from clients.history import Embed
 from clients.session import Session
 from swarm.checkpoint import Checkpoint
@@ -114,11 +114,11 @@ class Connection:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
 
-    async def session(self, *, embed: Embed, lease_tokens: int) -> Session:
-        """An open session. `lease_tokens`: over all rows. Raises MissingBlocks or Busy when patience runs out."""
-        session = Session(
-            self.client, embed=embed, lease=lease_tokens, patience=self._patience, observer=self._observer
-        )
+    async def session(self, *, embed: Embed, lease_tokens: int, observer: Observer | None = None) -> Session:
+        """An open session. `lease_tokens`: over all rows; `observer` is told what happens to this one, beside the
+        connection's own. Raises MissingBlocks or Busy when patience runs out."""
+        tell = both(self._observer, observer)
+        session = Session(self.client, embed=embed, lease=lease_tokens, patience=self._patience, observer=tell)
         try:
             await session.open()
         except BaseException:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from routing.chains import Hop
 from swarm.ids import PeerId
 
-__all__ = ["ChainChanged", "Event", "Observer", "PeerLost", "Step", "Waiting"]
+__all__ = ["ChainChanged", "Event", "Observer", "PeerLost", "Step", "Waiting", "both"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,3 +46,15 @@ class Step:
 
 Event = ChainChanged | PeerLost | Waiting | Step
 Observer = Callable[[Event], None]
+
+
+def both(one: Observer | None, other: Observer | None) -> Observer | None:
+    """Whoever of the two is there."""
+    if one is None or other is None:
+        return one or other
+
+    def tell(event: Event) -> None:
+        one(event)
+        other(event)
+
+    return tell

@@ -7,7 +7,7 @@ runs for all but the blocks: embeddings, final norm, head, loss, all of `generat
 import os
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,6 +151,27 @@ class SwarmModelForCausalLM(AssistedDecoding, PreTrainedModel, GenerationMixin):
                 **kwargs,
             )
             return output
+
+    @torch.no_grad()
+    def packed_logits(self, tokens: Tensor, positions: Tensor, through: Callable[[Tensor], Tensor]) -> Tensor:
+        """Logits [w, vocab] in fp32 on the CPU for any number of sequences, one after another in `tokens` [n] at
+        `positions` [n]. `through` stands for the blocks: from embedded tokens [n, hidden] to those states [w, hidden]
+        that come out where logits are wanted. Safe to use from many threads."""
+        self._connected()
+        output = super().forward(
+            input_ids=tokens[None].to(self.device),
+            position_ids=positions[None].to(self.device),
+            use_cache=False,
+            remote=_Packed(through),
+        )
+        logits: Tensor = output.logits[0].to("cpu", torch.float32)
+        return logits
+
+    @property
+    def max_positions(self) -> int:
+        """The longest row, in tokens."""
+        assert self._max_positions is not None
+        return self._max_positions
 
     @torch.no_grad()
     def embed(self, tokens: Tensor, start: int) -> Tensor:
@@ -315,7 +336,13 @@ class SwarmModelForCausalLM(AssistedDecoding, PreTrainedModel, GenerationMixin):
 
     # --- inside ---
 
+    @property
+    def connection(self) -> Opener:
+        """The model's way into the swarm. Raises UsageError when it is closed."""
+        return self._connected()
+
     def _connected(self) -> Opener:
+        """Raises UsageError where there is none."""
         if self._connection is None:
             raise UsageError(
                 "this model is closed" if self._closed else "use SwarmModelForCausalLM.from_pretrained to make a model"
@@ -354,6 +381,16 @@ class _Step(Remote):
 
     def through(self, hidden: Tensor) -> Tensor:
         return self.cache.advance(hidden, self.tokens, self.mask, self.keep)
+
+
+@dataclass(frozen=True, slots=True)
+class _Packed(Remote):
+    """One row of columns that belong to many sequences."""
+
+    do: Callable[[Tensor], Tensor]
+
+    def through(self, hidden: Tensor) -> Tensor:
+        return self.do(hidden[0].to("cpu"))[None].to(hidden.device)
 
 
 def _check_positions(given: Tensor | None, positions: Tensor, mask: Tensor | None) -> None:

@@ -50,7 +50,8 @@ class Generation(Protocol):
         """No more of this choice is wanted: neither tokens nor a `Finished` of it come any more."""
 
     async def aclose(self) -> None:
-        """Stop within one step and let go of what peers hold for it; safe to repeat."""
+        """Stop within one step and let go of what peers hold for it, unless it may stay (`Request.keep`); safe to
+        repeat."""
 
 
 class Completer(Protocol):

@@ -1,13 +1,15 @@
 """A tiny model of each family, whole in this process, and the same behind a connection that stands in for a swarm."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from clients.completion.shared import SharedModel
 from clients.model import SwarmModelForCausalLM
 from tests.clients.local_session import LocalConnection
+from tests.clients.text_model import save_text_model
 from tests.models import tiny_model
 
 
@@ -40,3 +42,30 @@ def connection(folder: Path, tmp_path: Path) -> Iterator[LocalConnection]:
 def model(folder: Path, tmp_path: Path, connection: LocalConnection) -> Iterator[SwarmModelForCausalLM]:
     with SwarmModelForCausalLM.from_pretrained(folder, cache=tmp_path, connection=connection) as model:
         yield model
+
+
+@pytest.fixture(scope="session")
+def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model that has a real tokenizer and a chat template."""
+    return save_text_model(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture
+def text_connection(text_folder: Path, tmp_path: Path) -> Iterator[LocalConnection]:
+    """It counts sessions and steps, and can make steps wait."""
+    connection = LocalConnection(text_folder, tmp_path)
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def text_model(text_folder: Path, tmp_path: Path, text_connection: LocalConnection) -> Iterator[SwarmModelForCausalLM]:
+    with SwarmModelForCausalLM.from_pretrained(text_folder, cache=tmp_path, connection=text_connection) as model:
+        yield model
+
+
+@pytest.fixture
+async def text_shared(text_model: SwarmModelForCausalLM) -> AsyncIterator[SharedModel]:
+    """The same for many requests at once."""
+    async with SharedModel(text_model) as shared:
+        yield shared

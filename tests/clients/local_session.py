@@ -12,13 +12,18 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from clients.events import ChainChanged, Observer
 from clients.history import Embed
 from clients.session import RowChunk
+from routing.chains import Hop
 from swarm.checkpoint import load_span, resolve
 from swarm.errors import NetworkError, UsageError
-from swarm.ids import RowId, Span
+from swarm.ids import PeerId, RowId, Span
+from swarm.messages import Contact
 
 T = TypeVar("T")
+
+HERE = Hop(Contact(PeerId("here"), ("/memory/here",)), Span(0, 1), 0.001, name="here", precision="fp32")
 
 
 class LocalConnection:
@@ -49,8 +54,10 @@ class LocalConnection:
             raise NetworkError("this connection is closed")
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
-    async def session(self, *, embed: Embed, lease_tokens: int) -> "LocalSession":
+    async def session(self, *, embed: Embed, lease_tokens: int, observer: Observer | None = None) -> "LocalSession":
         session = LocalSession(self, embed, lease_tokens)
+        if observer is not None:
+            observer(ChainChanged((HERE,), (), 0.0, "the session begins"))
         self.sessions.append(session)
         return session
 

@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from clients.client import Client
+from clients.events import Observer, both
 from clients.history import Embed
 from clients.session import Session
 from swarm.errors import NetworkError
@@ -47,8 +48,9 @@ class VirtualConnection:
             raise NetworkError("this connection is closed")
         return self._thread.submit(self._run, work)
 
-    async def session(self, *, embed: Embed, lease_tokens: int) -> Session:
-        session = Session(self._client, embed=embed, lease=lease_tokens, patience=5.0, observer=self.swarm.hear)
+    async def session(self, *, embed: Embed, lease_tokens: int, observer: Observer | None = None) -> Session:
+        tell = both(self.swarm.hear, observer)
+        session = Session(self._client, embed=embed, lease=lease_tokens, patience=5.0, observer=tell)
         await session.open()
         self.sessions.append(session)
         return session

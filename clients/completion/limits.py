@@ -1,0 +1,24 @@
+"""How much one model takes on at once, and for how long it remembers."""
+
+from dataclasses import dataclass, fields
+
+from swarm.errors import UsageError
+
+__all__ = ["Limits"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What is beyond a limit waits, is forgotten, or is refused with Busy; nothing grows without one."""
+
+    lanes: int = 2  # chains that are computed on at once, so that every hop has work
+    rows: int = 64  # sequences that one lane computes in a step
+    waiting: int = 256  # requests for which no lane has a row yet
+    prompt_tokens: int = 1024  # of prompts in a step in which no answer goes on
+    beside_tokens: int = 64  # of prompts in a step in which answers go on, so that no next token waits long
+    unread: int = 64  # tokens that a reader may be behind before its request waits for it
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            if getattr(self, each.name) <= 0:
+                raise UsageError(f"{each.name} is more than zero, not {getattr(self, each.name)}")
