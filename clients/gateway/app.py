@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute
 
-from clients.gateway import health
+from clients.gateway import chat, embeddings, health, models_api
 from clients.gateway.errors import ApiError, from_swarm, response_to
 from clients.gateway.gateway import Gateway
 from swarm.errors import SwarmError
@@ -18,7 +18,7 @@ __all__ = ["build"]
 
 _log = logging.getLogger(__name__)
 
-MODULES = (health,)  # each gives its routes; a line a module
+MODULES = (health, models_api, chat, embeddings)  # each gives its routes; a line a module
 
 
 def build(gateway: Gateway) -> Starlette:

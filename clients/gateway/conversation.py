@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from inspect import signature
 from typing import Any, Literal
 
 from jinja2 import TemplateError
@@ -71,6 +72,7 @@ def encode(
     if not tokenizer.chat_template:
         message = "this model has no chat template, so it can't chat; use /v1/completions with a prompt"
         raise refusal(message, param, "no_chat_template")
+    _check(tokenizer, options or {})
     merged = _merge_systems(turns)
     try:
         return _render(tokenizer, merged, tools, options)
@@ -82,6 +84,14 @@ def encode(
             except TemplateError:
                 pass  # the first complaint is about what the client sent
         raise refusal(f"this model's chat template refuses the chat: {error}", param, "invalid_chat") from error
+
+
+def _check(tokenizer: Tokenizer, options: Mapping[str, Any]) -> None:
+    """They are variables of the template, never arguments of the library."""
+    taken = {"messages", *signature(tokenizer.apply_chat_template).parameters} & options.keys()
+    for name in taken:
+        path = f"chat_template_kwargs.{name}"
+        raise refusal(f"'{path}' is not for a request to choose", path)
 
 
 def _render(

@@ -1,10 +1,11 @@
 """The models that a gateway answers for."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from clients.completion.generation import Completer
+from clients.completion.request import Sampling
 from clients.gateway.errors import ApiError
 from routing.view import View, runs
 from swarm.ids import PeerId, Span
@@ -28,6 +29,8 @@ class Served:
     max_positions: int  # prompt and answer together, in tokens
     end_tokens: frozenset[int]  # each ends an answer
     look: Callable[[], View]
+    aliases: tuple[str, ...] = ()  # other names for it
+    sampling: Sampling = field(default_factory=Sampling)  # where a request does not say
 
     @property
     def view(self) -> View:
@@ -60,20 +63,25 @@ class Models:
 
     def __init__(self, served: Iterable[Served]) -> None:
         self._by_name = {one.name: one for one in served}
+        aliases = {alias: one for one in self._by_name.values() for alias in one.aliases}
+        self._by_any_name = aliases | self._by_name
 
     def get(self, name: str) -> Served:
-        """Raises ApiError 404 for one that is not served here."""
-        try:
-            return self._by_name[name]
-        except KeyError:
-            here = ", ".join(self._by_name) or "none"
-            raise ApiError(
-                404,
-                f"The model '{plain(name, 80)}' is not served here; served are: {here}",
-                type="invalid_request_error",  # as openai's own, which is no "not found"
-                code="model_not_found",
-                param="model",
-            ) from None
+        """By name, by alias, or by either in other letter cases where that means one model alone. Raises ApiError 404
+        for one that is not served here."""
+        if (served := self._by_any_name.get(name)) is not None:
+            return served
+        alike = {one.name: one for known, one in self._by_any_name.items() if known.casefold() == name.casefold()}
+        if len(alike) == 1:
+            return next(iter(alike.values()))
+        here = ", ".join(self._by_name) or "none"
+        raise ApiError(
+            404,
+            f"The model '{plain(name, 80)}' is not served here; served are: {here}",
+            type="invalid_request_error",  # as openai's own, which is no "not found"
+            code="model_not_found",
+            param="model",
+        )
 
     def __iter__(self) -> Iterator[Served]:
         return iter(self._by_name.values())
