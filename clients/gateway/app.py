@@ -1,35 +1,50 @@
 """The application: every module's routes, and what they have in common."""
 
-import logging
-import secrets
-
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Route
 
-from clients.gateway import chat, embeddings, health, models_api
+from clients.gateway import chat, embeddings, health, metrics, models_api
 from clients.gateway.errors import ApiError, from_swarm, response_to
+from clients.gateway.front import Front
 from clients.gateway.gateway import Gateway
 from swarm.errors import SwarmError
 
 __all__ = ["build"]
 
-_log = logging.getLogger(__name__)
-
-MODULES = (health, models_api, chat, embeddings)  # each gives its routes; a line a module
+MODULES = (health, metrics, models_api, chat, embeddings)  # each gives its routes
 
 
 def build(gateway: Gateway) -> Starlette:
     """Everything under one roof; `gateway` is in its state."""
     routes: list[BaseRoute] = [route for module in MODULES for route in module.routes()]
+    paths = frozenset(route.path for route in routes if isinstance(route, Route) and not route.param_convertors)
     app = Starlette(
         routes=routes,
-        exception_handlers={HTTPException: _refused, SwarmError: _failed, Exception: _broken},  # type: ignore[dict-item]
+        middleware=[Middleware(Front, gateway=gateway, paths=paths), *_cors(gateway.policy.origins)],
+        exception_handlers={HTTPException: _refused, SwarmError: _failed},  # type: ignore[dict-item]
     )
     app.state.gateway = gateway
     return app
+
+
+def _cors(origins: tuple[str, ...]) -> list[Middleware]:
+    if not origins:
+        return []
+    shown = ("retry-after", "x-request-id")
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=("*",),
+            expose_headers=shown,
+        )
+    ]
 
 
 async def _refused(request: Request, error: HTTPException) -> Response:
@@ -44,11 +59,3 @@ async def _refused(request: Request, error: HTTPException) -> Response:
 
 async def _failed(request: Request, error: SwarmError) -> Response:
     return response_to(from_swarm(error), request.url.path)
-
-
-async def _broken(request: Request, error: Exception) -> Response:
-    """A fault of ours: the client gets a number, whoever runs the gateway finds it in the log."""
-    number = secrets.token_hex(6)
-    _log.error("error %s: %s %s failed", number, request.method, request.url.path, exc_info=error)
-    told = ApiError(500, f"The gateway failed; its log tells why under {number}", code="internal_error")
-    return response_to(told, request.url.path)

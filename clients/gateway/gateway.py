@@ -1,22 +1,32 @@
 """What all requests to a gateway share."""
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from starlette.requests import HTTPConnection
 
-from clients.gateway.admission import Admission
+from clients.gateway.keys import Keys
+from clients.gateway.policy import Policy
 from clients.gateway.served import Models
+
+if TYPE_CHECKING:  # these look at a gateway themselves
+    from clients.gateway.admission import Admission
+    from clients.gateway.metrics import Metrics
 
 __all__ = ["Gateway", "gateway_of"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Gateway:
     """In `app.state.gateway`."""
 
     models: Models
-    admission: Admission
-    started: float  # Unix time
+    keys: Keys
+    admission: "Admission"
+    metrics: "Metrics"
+    policy: Policy = field(default_factory=Policy)
+    started: float = field(default_factory=time.time)  # Unix time
 
 
 def gateway_of(request: HTTPConnection) -> Gateway:

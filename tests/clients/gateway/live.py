@@ -13,6 +13,9 @@ from starlette.routing import BaseRoute
 from clients.gateway.admission import Admission
 from clients.gateway.app import build
 from clients.gateway.gateway import Gateway
+from clients.gateway.keys import Key, Keys
+from clients.gateway.metrics import Metrics
+from clients.gateway.policy import LOOPBACK, Policy
 from clients.gateway.served import Models, Served
 from clients.gateway.server import HttpServer, listen
 from routing.view import View
@@ -58,10 +61,31 @@ def view_of(*records: PeerRecord, num_blocks: int = 4) -> View:
 class LiveGateway:
     """A context manager. `url` is where it listens; `base_url` what OpenAI's clients are given."""
 
-    def __init__(self, models: Iterable[Served], *, running: int = 8, queue: int = 64) -> None:
-        self._make = lambda: Gateway(
-            models=Models(models), admission=Admission(running=running, queue=queue), started=time.time()
-        )
+    def __init__(
+        self,
+        models: Iterable[Served],
+        *,
+        running: int = 8,
+        queue: int = 64,
+        keys: Iterable[Key] = (),
+        policy: Policy | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`clock` in seconds, for limits of keys and for what is measured."""
+
+        def make() -> Gateway:
+            served = Models(models)
+            metrics = Metrics(one.name for one in served)
+            admission = Admission(running=running, queue=queue, metrics=metrics, clock=clock)
+            return Gateway(
+                models=served,
+                keys=Keys(keys, clock),
+                admission=admission,
+                metrics=metrics,
+                policy=policy or Policy(hosts=LOOPBACK),
+            )
+
+        self._make = make
         self._up = threading.Event()
         self._socket = listen("127.0.0.1", 0)
         self.port: int = self._socket.getsockname()[1]
