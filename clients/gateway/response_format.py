@@ -1,5 +1,5 @@
-"""Reading what a request says about the form of its answer: OpenAI's `response_format`, and vLLM's names for the same and
-more (`structured_outputs` with `json`, `regex`, `choice` or `json_object`; `guided_json` and so on)."""
+"""Reading what a request says about the form of its answer: OpenAI's `response_format`, and vLLM's names for the same
+and more (`structured_outputs` with `json`, `regex`, `choice` or `json_object`; `guided_json` and so on)."""
 
 import json
 from collections.abc import Callable
