@@ -5,6 +5,7 @@ head, soft caps, loss) runs unchanged. The blocks are handed hidden states and o
 of computing.
 """
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
-from swarm.errors import ModelError, UsageError
+from clients.training.adapters import Adapters, find_adapters
+from swarm.errors import ModelError
 
 __all__ = ["ATTENTION", "Peek", "Remote", "RemoteBlocks", "adopt_blocks", "blocks_of"]
 
@@ -28,6 +30,10 @@ class Remote(ABC):
     def through(self, hidden: Tensor) -> Tensor:
         """What comes out behind the last block for `hidden` [batch, columns, hidden]."""
 
+    @abstractmethod
+    def differentiate(self, hidden: Tensor, adapters: Adapters) -> Tensor:
+        """The same, with adapters in the blocks; gradients go back to them and to `hidden`."""
+
 
 class Peek(Remote):
     """Only look at what reaches the first block."""
@@ -37,6 +43,9 @@ class Peek(Remote):
     def through(self, hidden: Tensor) -> Tensor:
         self.hidden = hidden
         return hidden
+
+    def differentiate(self, hidden: Tensor, adapters: Adapters) -> Tensor:
+        return self.through(hidden)
 
 
 class RemoteBlocks(nn.ModuleList):
@@ -63,6 +72,12 @@ class RemoteBlocks(nn.ModuleList):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self)} x {type(self[0]).__name__}, computed by the peers of a swarm)"
+
+    def adapters(self) -> Adapters:
+        """What PEFT has put into the blocks. Raises UsageError for what peers can't compute."""
+        if "peft" not in sys.modules and not torch.is_grad_enabled():
+            return Adapters({})  # a step that generates has no time to look at every module
+        return find_adapters(list(self._modules.values()))
 
     def hollow(self) -> None:
         """Replace every parameter and buffer by a zero of its shape and type which takes no memory."""
@@ -98,11 +113,9 @@ def _call_swarm(
 ) -> Tensor:
     if remote is None:
         raise ModelError("this architecture does not hand keyword arguments to its blocks, so it can't run in a swarm")
-    if torch.is_grad_enabled() and (hidden_states.requires_grad or any(p.requires_grad for p in blocks.parameters())):
-        raise UsageError(
-            "training through the blocks of a swarm comes with a later version: call forward under torch.no_grad(), "
-            "or freeze what comes before the final norm"
-        )
+    adapters = blocks.adapters()
+    if adapters or (torch.is_grad_enabled() and hidden_states.requires_grad):
+        return remote.differentiate(hidden_states, adapters)
     with torch.no_grad():
         return remote.through(hidden_states)
 

@@ -16,6 +16,7 @@ from clients.history import Embed
 from clients.rows import Part, Rows
 from clients.session import RowChunk
 from clients.speculation import Speculation
+from clients.training.chains import TrainingChains
 from swarm.errors import NetworkError, UsageError
 from swarm.ids import RowId
 
@@ -41,6 +42,7 @@ class Opener(Protocol):
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]: ...
     async def session(self, *, embed: Embed, lease_tokens: int, observer: Observer | None = None) -> SessionLike: ...
+    async def training(self) -> TrainingChains: ...
 
 
 class SwarmCache(Cache):

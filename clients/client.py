@@ -132,10 +132,17 @@ class Client:
     # --- planning ---
 
     def plan(
-        self, blocks: Span, *, source: PeerId, sink: PeerId, lease: int = 0, like: Collection[str] = ()
+        self,
+        blocks: Span,
+        *,
+        source: PeerId,
+        sink: PeerId,
+        lease: int = 0,
+        like: Collection[str] = (),
+        avoid: Collection[PeerId] = (),
     ) -> tuple[Hop, ...]:
-        """Hops for `blocks` between two places of a chain, with room for `lease` tokens if any has, and in a precision
-        of `like` if there are. Raises MissingBlocks."""
+        """Hops for `blocks` between two places of a chain, with room for `lease` tokens if any has, in a precision of
+        `like` if there are, and none of `avoid` beside those that failed lately. Raises MissingBlocks."""
         only = f" in {' or '.join(sorted(self.precisions))}" if self.precisions else ""
         if not self.view.peers:
             raise MissingBlocks(
@@ -150,7 +157,7 @@ class Client:
                 links=Links(UNKNOWN_LINK),
                 source=source,
                 sink=sink,
-                avoid=self.backoff.avoided(),
+                avoid=self.backoff.avoided() | frozenset(avoid),
                 tokens=lease,
                 token_bytes=self.token_bytes,
                 salt=self._salt,

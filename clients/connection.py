@@ -11,6 +11,7 @@ from clients.client import Client, Model
 from clients.events import Observer, both
 from clients.history import Embed
 from clients.session import Session
+from clients.training.chains import TrainingChains
 from swarm.checkpoint import Checkpoint
 from swarm.errors import NetworkError
 from swarm.event_loop import new_event_loop
@@ -47,6 +48,7 @@ class Connection:
         """`enter` joins a swarm on this connection's loop and leaves behind on the stack how to leave it again.
         Sessions wait `patience` seconds for peers; `observer` is told what happens to them, on the loop's thread."""
         self._patience = patience
+        self._training: TrainingChains | None = None
         self._observer = observer
         self._loop = new_event_loop()
         self._stack = AsyncExitStack()
@@ -125,6 +127,13 @@ class Connection:
             await session.close()
             raise
         return session
+
+    async def training(self) -> TrainingChains:
+        """The chains that all training of this connection uses."""
+        if self._training is None:
+            self._training = TrainingChains(self.client, patience=self._patience)
+            self._stack.push_async_callback(self._training.close)
+        return self._training
 
     def close(self) -> None:
         with self._lock:

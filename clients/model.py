@@ -27,13 +27,15 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from clients.assisted import AssistedDecoding
-from clients.blocks import Peek, Remote, adopt_blocks
+from clients.blocks import Peek, Remote, adopt_blocks, blocks_of
 from clients.cache import Opener, SwarmCache
 from clients.events import Observer
 from clients.head import Head
 from clients.loading import build
 from clients.speculation import Assistant, Drafts, Speculation
 from clients.streaming import TokenStream
+from clients.training.adapters import Adapters
+from clients.training.passing import differentiate
 from swarm.catalogue import default_cache
 from swarm.checkpoint import resolve
 from swarm.dtypes import DTYPES
@@ -147,7 +149,7 @@ class SwarmModelForCausalLM(AssistedDecoding, PreTrainedModel, GenerationMixin):
                 labels=labels,
                 use_cache=given is not None or bool(use_cache),
                 logits_to_keep=logits_to_keep,
-                remote=_Step(cache, input_ids, mask, keep),
+                remote=_Step(cache, input_ids, mask, keep, self, given is not None or bool(use_cache)),
                 **kwargs,
             )
             return output
@@ -216,6 +218,9 @@ class SwarmModelForCausalLM(AssistedDecoding, PreTrainedModel, GenerationMixin):
         """
         self._connected()
         settings = (kwargs, vars(generation_config or self.generation_config))
+        if blocks_of(self).adapters() and kwargs.get("past_key_values") is None:
+            kwargs = {**kwargs, "use_cache": False}  # peers keep nothing of passes with adapters
+            return self._generate(inputs, generation_config, draft, kwargs)
         if kwargs.get("past_key_values") is not None or any(of.get("use_cache") is False for of in settings):
             return self._generate(inputs, generation_config, draft, kwargs)
         with self.new_cache() as cache:
@@ -378,9 +383,27 @@ class _Step(Remote):
     tokens: Tensor | None
     mask: Tensor | None
     keep: int
+    model: SwarmModelForCausalLM
+    goes_on: bool  # whether the cache is wanted afterwards
 
     def through(self, hidden: Tensor) -> Tensor:
         return self.cache.advance(hidden, self.tokens, self.mask, self.keep)
+
+    def differentiate(self, hidden: Tensor, adapters: Adapters) -> Tensor:
+        if self.goes_on:
+            raise UsageError(
+                "peers keep nothing of a pass with gradients or adapters: leave past_key_values out and give "
+                "use_cache=False, or call under torch.no_grad() and without adapters"
+            )
+        output = differentiate(
+            self.model._connected(),
+            hidden,
+            self.mask,
+            adapters,
+            training=self.model.training,
+            max_positions=self.model._max_positions,
+        )
+        return output[:, output.shape[1] - self.keep :]
 
 
 @dataclass(frozen=True, slots=True)

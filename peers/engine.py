@@ -26,6 +26,7 @@ from peers.prefixes import Prefixes, SharedPage
 from peers.sending import frames, tokens_per_frame
 from peers.span import BlockSpan, RowSlice
 from peers.stats import EngineStats
+from peers.training.desk import TrainingDesk
 from peers.work import Piece, Work, pick
 from swarm.codecs import body_size, decode
 from swarm.errors import Busy as BusyError
@@ -64,14 +65,17 @@ class Engine:
         max_positions: int,
         outbox_tokens: int,
         limits: EngineLimits | None = None,
+        training: TrainingDesk | None = None,
         clock: Callable[[], float],
     ) -> None:
-        """`clock`: seconds that only grow. The KV budget is the span's own pool; `outbox_tokens` is the outbox's."""
+        """`clock`: seconds that only grow. The KV budget is the span's own pool; `outbox_tokens` is the outbox's.
+        `training`: who sees to fine-tuning between batches."""
         self._span = span
         self._model = model
         self._max_positions = max_positions
         self._limits = limits or EngineLimits()
         self._clock = clock
+        self._training = training
         self._leases = Leases(span.pool)
         sent = PagePool(span.pool.pages_for(outbox_tokens), span.pool.page_size)
         self._outbox = Outbox(PagedRows(sent, span.hidden_size, span.dtype))
@@ -99,7 +103,9 @@ class Engine:
             self._blame(sender, str(error))
             return
         session = self._sessions.get(message.session)
-        if isinstance(message, Open) and session is None:
+        if session is None and self._training is not None and self._training.concerns(message):
+            self._training.receive(sender, message)
+        elif isinstance(message, Open) and session is None:
             self._open(sender, message)
         elif isinstance(message, Fault):
             self._pass_back(sender, message)
@@ -115,12 +121,14 @@ class Engine:
         """The peer's last stream has ended: free all sessions it owns."""
         for session in [s for s in self._sessions.values() if s.owner == peer]:
             self._forget(session)
+        if self._training is not None:
+            self._training.gone(peer)
 
     def outgoing(self) -> list[tuple[PeerId, bytes]]:
         """The frames to send, in order, and to whom; each is given once."""
         out = list(self._outgoing)
         self._outgoing.clear()
-        return out
+        return out if self._training is None else [*out, *self._training.outgoing()]
 
     def expire(self) -> None:
         """Frees sessions that nobody has spoken to for too long, and tells their owners."""
@@ -128,10 +136,17 @@ class Engine:
         for session in [s for s in self._sessions.values() if s.heard < oldest and not s.waits]:
             text = f"nothing was heard of this session for {self._limits.idle_seconds:.0f} s, so it was freed"
             self._fail(session, FaultCode.UNKNOWN_SESSION, text)
+        if self._training is not None:
+            self._training.expire()
 
     @property
     def session_count(self) -> int:
-        return len(self._sessions)
+        return len(self._sessions) + (self._training.session_count if self._training else 0)
+
+    @property
+    def rest(self) -> float | None:
+        """Seconds until the next `step` will have something to do if nothing comes in; None: it has nothing."""
+        return None if self._training is None else self._training.rest()
 
     def stats(self) -> EngineStats:
         return EngineStats(
@@ -167,7 +182,8 @@ class Engine:
         for session in waiting:
             if not session.waits:
                 self._turns.pop(session.id, None)
-        return bool(waiting)
+        trained = self._training is not None and self._training.step(others=bool(self._sessions))
+        return bool(waiting) or trained
 
     # --- frames that are answered on arrival ------------------------------------------------------------------------
 

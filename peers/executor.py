@@ -20,9 +20,11 @@ import torch
 from peers.engine import Engine
 from peers.executor_settings import ExecutorSettings, ExecutorStats
 from peers.inlet import Inlet, SocketEnded
-from peers.loading import load
+from peers.loading import Loaded, load
 from peers.pipe import Kind, Packet, pack
-from peers.span_memory import resident_bytes
+from peers.span_memory import available_memory, check_memory, resident_bytes
+from peers.training.desk import TrainingDesk
+from peers.training.trainee import Trainee
 from swarm.errors import SwarmError
 
 __all__ = ["main"]
@@ -45,12 +47,17 @@ class Executor:
         """Until the socket ends; raises SocketEnded then."""
         worked = False
         while True:
-            for packet in self._inlet.take_all(0.0 if worked else STATS_SECONDS):
+            for packet in self._inlet.take_all(0.0 if worked else self._nap()):
                 self._take(packet)
             self._gather()
             worked = self._engine.step()
             self._send()
             self._tell()
+
+    def _nap(self) -> float:
+        """Seconds to wait for something to come in."""
+        rest = self._engine.rest
+        return STATS_SECONDS if rest is None else min(rest, STATS_SECONDS)
 
     def _gather(self) -> None:
         """Wait for those who should be in the next batch, too."""
@@ -109,10 +116,28 @@ def _work(connection: socket.socket, inlet: Inlet) -> None:
         max_positions=loaded.checkpoint.max_positions,
         outbox_tokens=loaded.outbox_tokens,
         limits=settings.limits,
+        training=_training_desk(loaded, settings),
         clock=time.monotonic,
     )
     connection.sendall(pack(Kind.READY, loaded.ready(os.getpid(), settings).to_json()))
     Executor(connection, inlet, engine).serve()
+
+
+def _training_desk(loaded: Loaded, settings: ExecutorSettings) -> TrainingDesk:
+    """Its layers are read when somebody first wants to train."""
+    span, checkpoint = loaded.span, loaded.checkpoint
+
+    def load_trainee() -> Trainee:
+        check_memory(checkpoint, span.blocks, span.dtype, available_memory(span.device))
+        return Trainee.load(checkpoint, span.blocks, dtype=span.dtype, device=span.device)
+
+    return TrainingDesk(
+        load_trainee,
+        model=checkpoint.digest,
+        blocks=span.blocks,
+        limits=settings.training,
+        clock=time.monotonic,
+    )
 
 
 def die_with_parent() -> None:

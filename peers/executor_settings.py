@@ -7,6 +7,7 @@ from typing import Any, Self
 from peers.limits import EngineLimits
 from peers.memory_budget import readable
 from peers.stats import EngineStats
+from peers.training.limits import TrainingLimits
 from routing.perf import Profile
 from swarm.ids import Digest, Span
 
@@ -34,6 +35,7 @@ class ExecutorSettings:
     page_size: int = 16
     threads: int | None = None
     limits: EngineLimits = field(default_factory=EngineLimits)
+    training: TrainingLimits = field(default_factory=TrainingLimits)
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self)).encode()
@@ -43,6 +45,7 @@ class ExecutorSettings:
         values: dict[str, Any] = json.loads(text)
         values["blocks"] = Span(**values["blocks"])
         values["limits"] = EngineLimits(**values["limits"])
+        values["training"] = TrainingLimits(**values["training"])
         return cls(**values)
 
 

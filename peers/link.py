@@ -316,6 +316,8 @@ class InlineEngine(Protocol):
     def outgoing(self) -> Iterable[tuple[PeerId, bytes]]: ...
     def expire(self) -> None: ...
     def stats(self) -> EngineStats: ...
+    @property
+    def rest(self) -> float | None: ...
 
 
 class InlineLink(ExecutorLink):
@@ -382,7 +384,8 @@ class InlineLink(ExecutorLink):
     async def _rest(self, engine: InlineEngine) -> None:
         """Until something comes in, or sessions may have been idle for too long."""
         try:
-            async with asyncio.timeout(self._expire_seconds):
+            rest = engine.rest
+            async with asyncio.timeout(self._expire_seconds if rest is None else min(rest, self._expire_seconds)):
                 await self._news.wait()
         except TimeoutError:
             engine.expire()

@@ -17,6 +17,7 @@ from swarm.errors import ProtocolError, StreamClosed
 from swarm.ids import PeerId, SessionId
 from swarm.messages import PROTOCOL, Busy, Close, Contact, Fault, FaultCode, Message, Open, Relink, parse
 from swarm.outlet import Outlet
+from swarm.training import Train
 from swarm.transport import Stream, Transport
 from swarm.wire import decode
 
@@ -156,7 +157,7 @@ class PeerNode:
 
     async def _admit(self, accepted: _Accepted, frame: bytes) -> None:
         kind = decode(frame).header.get("kind")
-        if kind in (Open.kind, Relink.kind, Close.kind):
+        if kind in (Open.kind, Train.kind, Relink.kind, Close.kind):
             message = parse(frame)
             refusal = self._note(accepted, message)
             if refusal is not None:
@@ -165,7 +166,7 @@ class PeerNode:
         try:
             await self._link.send(accepted.peer, frame)
         except ExecutorLost:
-            if kind == Open.kind:
+            if kind in (Open.kind, Train.kind):
                 self._forget(message.session)
                 text = "the device process of this peer is starting"
                 accepted.outlet.post(Busy(message.session, 2.0, text).pack())
@@ -174,10 +175,10 @@ class PeerNode:
         """Keep up with who owns a session and where it sends; or why a session can't be."""
         known = self._sessions.get(message.session)
         if known is not None and known.owner is not accepted:
-            if isinstance(message, Open):
+            if isinstance(message, Open | Train):
                 return Fault(message.session, FaultCode.REFUSED, "this session is open over another stream")
             return None  # the executor ignores what comes from strangers
-        if isinstance(message, Open):
+        if isinstance(message, Open | Train):
             return self._open(accepted, message, known)
         if isinstance(message, Close):
             self._forget(message.session)
@@ -185,7 +186,7 @@ class PeerNode:
             self._feed(message.session, known, message)
         return None
 
-    def _open(self, accepted: _Accepted, message: Open, known: _Session | None) -> Fault | Busy | None:
+    def _open(self, accepted: _Accepted, message: Open | Train, known: _Session | None) -> Fault | Busy | None:
         session = message.session
         if known is None and self.draining:
             return Fault(session, FaultCode.DRAINING, "this peer is leaving and takes no new session")
@@ -193,7 +194,8 @@ class PeerNode:
         if known is None and mine >= self._limits.sessions:
             return Busy(session, 1.0, f"one client may have {self._limits.sessions} sessions here")
         self._sessions[session] = known = known or _Session(accepted, None, session)
-        self._feed(session, known, message)
+        if isinstance(message, Open):
+            self._feed(session, known, message)
         return None
 
     def _feed(self, session: SessionId, known: _Session, message: Open | Relink) -> None:

@@ -91,6 +91,13 @@ def serve(
     kv_cache_tokens: Annotated[
         int | None, typer.Option(metavar="N", help="Tokens of all sessions to keep; by default what memory allows.")
     ] = None,
+    training_share: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE",
+            help="Of the device's time, for fine-tuning while others generate here; 0 takes no fine-tuning.",
+        ),
+    ] = 0.3,
     identity_path: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="The key file; by default the first free one in ~/.local/share/swarm."),
@@ -128,6 +135,7 @@ def serve(
         threads=threads,
         max_memory=None if max_memory is None else parse_size(max_memory),
         kv_tokens=kv_cache_tokens,
+        training_share=training_share,
         identity=identity_path,
         data=data_folder(os.environ, Path.home()),
         cache=cache_dir or default_cache(os.environ),

@@ -38,6 +38,7 @@ class ServeSettings:
     threads: int | None = None
     max_memory: int | None = None  # bytes
     kv_tokens: int | None = None
+    training_share: float = 0.3  # of the device's time, while others generate
     identity: Path | None = None
     data: Path  # where identities are kept when `identity` names none
     cache: Path
@@ -64,6 +65,8 @@ class ServeSettings:
             raise UsageError(f"--quantization is one of {', '.join(QUANTIZATIONS)}, not '{self.quantization}'")
         if not _DEVICE.fullmatch(self.device):
             raise UsageError(f"--device is {DEVICES}, not '{self.device}'")
+        if not 0 <= self.training_share <= 1:
+            raise UsageError(f"--training-share is between 0 (none) and 1, not {self.training_share:g}")
         if len(self.public_name) > _LONGEST_NAME:
             raise UsageError(f"--public-name has at most {_LONGEST_NAME} characters")
 

@@ -17,6 +17,8 @@ id (`Fork`), so a lost frame can lead to a gap, which is noticed, but never to s
 | Busy     | hop → client        | no room; when to ask again                                           |
 | Close    | client → hop        | forget the session                                                   |
 
+Fine-tuning has frames of its own: `swarm.training`.
+
 Every `parse` raises WireError on a frame that is not exactly what its class describes; unknown fields are ignored.
 """
 
@@ -29,6 +31,7 @@ from swarm import fields
 from swarm.errors import UsageError, WireError
 from swarm.fields import CODECS, KEY_BYTES, MAX_KEYS, MAX_POSITION, MAX_ROWS, MAX_TEXT, Contact
 from swarm.ids import Digest, PeerId, RowId, SessionId, Span
+from swarm.training import TRAINING, TrainingMessage
 from swarm.wire import Frame, decode, encode
 
 __all__ = [
@@ -456,10 +459,10 @@ class Close:
         return cls(fields.session_of(frame.header))
 
 
-Message = Open | Ready | Step | Out | Relink | Fork | Ping | Pong | Fault | Busy | Close
+Message = Open | Ready | Step | Out | Relink | Fork | Ping | Pong | Fault | Busy | Close | TrainingMessage
 
 _PARSERS: Mapping[str, Callable[[Frame], Message]] = {
-    cls.kind: cls.parse for cls in (Open, Ready, Step, Out, Relink, Fork, Ping, Pong, Fault, Busy, Close)
+    cls.kind: cls.parse for cls in (Open, Ready, Step, Out, Relink, Fork, Ping, Pong, Fault, Busy, Close, *TRAINING)
 }
 
 

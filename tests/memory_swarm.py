@@ -17,6 +17,9 @@ from peers.limits import EngineLimits
 from peers.link import ExecutorLink, ExecutorLost, InlineLink
 from peers.node import Limits, PeerNode
 from peers.span import BlockSpan
+from peers.training.desk import TrainingDesk
+from peers.training.limits import TrainingLimits
+from peers.training.trainee import Trainee
 from swarm.checkpoint import Checkpoint, client_weights, load_span
 from swarm.ids import PeerId, RowId, Span
 from swarm.memory import MemoryDirectory, MemoryNetwork, MemoryTransport, Shelf
@@ -85,6 +88,7 @@ class MemorySwarm:
         limits: EngineLimits | None = None,
         node_limits: Limits | None = None,
         precision: str = "fp32",
+        training: TrainingLimits | None = None,
     ) -> PeerId:
         """A new peer that serves `blocks`, announced to everyone. It computes in fp32 whatever `precision` it names."""
         device = torch.device("cpu")
@@ -97,6 +101,13 @@ class MemorySwarm:
             max_positions=self.checkpoint.max_positions,
             outbox_tokens=outbox_tokens,
             limits=limits,
+            training=TrainingDesk(
+                lambda: Trainee.load(self.checkpoint, blocks, dtype=torch.float32, device=device),
+                model=self.checkpoint.digest,
+                blocks=blocks,
+                limits=training or TrainingLimits(),
+                clock=asyncio.get_running_loop().time,
+            ),
             clock=asyncio.get_running_loop().time,
         )
         transport = self.network.transport(PeerId(name))

@@ -15,6 +15,7 @@ from transformers import DynamicCache, PreTrainedModel
 from clients.events import ChainChanged, Observer
 from clients.history import Embed
 from clients.session import RowChunk
+from clients.training.chains import TrainingChains
 from routing.chains import Hop
 from swarm.checkpoint import load_span, resolve
 from swarm.errors import NetworkError, UsageError
@@ -60,6 +61,9 @@ class LocalConnection:
             observer(ChainChanged((HERE,), (), 0.0, "the session begins"))
         self.sessions.append(session)
         return session
+
+    async def training(self) -> TrainingChains:
+        raise UsageError("the stand-in for a swarm has no gradients")
 
     def close(self) -> None:
         if not self._closed:

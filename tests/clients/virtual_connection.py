@@ -9,6 +9,7 @@ from clients.client import Client
 from clients.events import Observer, both
 from clients.history import Embed
 from clients.session import Session
+from clients.training.chains import TrainingChains
 from swarm.errors import NetworkError
 from tests.memory_swarm import MemorySwarm
 from tests.virtual import VirtualLoop
@@ -28,6 +29,7 @@ class VirtualConnection:
         self._acting: list[asyncio.Task[None]] = []
         self._client = self.run(enter(swarm))
         self._closed = False
+        self._training: TrainingChains | None = None
 
     def time(self) -> float:
         """Virtual seconds."""
@@ -54,6 +56,11 @@ class VirtualConnection:
         await session.open()
         self.sessions.append(session)
         return session
+
+    async def training(self) -> TrainingChains:
+        if self._training is None:
+            self._training = TrainingChains(self._client, patience=5.0)
+        return self._training
 
     def later(self, seconds: float, action: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Does something to the swarm so many virtual seconds from now."""

@@ -1,0 +1,131 @@
+"""What PEFT has put into a model's blocks, as peers are told of it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from swarm.dtypes import DTYPES
+from swarm.errors import UsageError
+from swarm.training import AdapterKey, TensorSpec, Tuned, adapter_key
+
+__all__ = ["Adapters", "PackedAdapter", "find_adapters"]
+
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_POSSIBLE = "peers can compute LoRA (rank-stabilised too) and IA3 on linear layers, and prompts of any kind"
+
+
+@dataclass(frozen=True, slots=True)
+class PackedAdapter:
+    """The adapter of one block as it travels; its tensors are `specs`, one after another."""
+
+    key: AdapterKey
+    tuned: tuple[Tuned, ...]
+    body: bytes
+
+    @property
+    def specs(self) -> tuple[TensorSpec, ...]:
+        return tuple(spec for module in self.tuned for spec in module.tensors)
+
+
+@dataclass(frozen=True, slots=True)
+class Adapters:
+    """By block: what is tuned, and the parameters in the order of `Tuned.tensors`."""
+
+    blocks: Mapping[int, tuple[tuple[Tuned, ...], tuple[nn.Parameter, ...]]]
+
+    def __bool__(self) -> bool:
+        return bool(self.blocks)
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        return [parameter for _, parameters in self.blocks.values() for parameter in parameters]
+
+    @property
+    def learn(self) -> bool:
+        return any(parameter.requires_grad for parameter in self.parameters)
+
+    def pack(self) -> dict[int, PackedAdapter]:
+        """As they are at this moment."""
+        packed = {}
+        for block, (tuned, parameters) in self.blocks.items():
+            body = b"".join(_raw(parameter) for parameter in parameters)
+            packed[block] = PackedAdapter(adapter_key(tuned, body), tuned, body)
+        return packed
+
+
+def find_adapters(blocks: Sequence[nn.Module]) -> Adapters:
+    """Raises UsageError for what peers can't compute, and for weights of blocks that are to be trained themselves."""
+    found = {}
+    for index, block in enumerate(blocks):
+        tuned: list[Tuned] = []
+        parameters: list[nn.Parameter] = []
+        for path, module in block.named_modules():
+            for module_tuned, own in _of(path, module):
+                tuned.append(module_tuned)
+                parameters.extend(own)
+        _check_others(index, block, parameters)
+        if tuned:
+            found[index] = (tuple(tuned), tuple(parameters))
+    return Adapters(found)
+
+
+def _of(path: str, module: nn.Module) -> Iterator[tuple[Tuned, tuple[nn.Parameter, ...]]]:
+    """What the active adapters of one of PEFT's layers do."""
+    if not hasattr(module, "base_layer") or not hasattr(module, "active_adapters") or module.disable_adapters:
+        return
+    layer: Any = module
+    if layer.merged:
+        raise UsageError(f"an adapter is merged into '{path}', whose weights are elsewhere: unmerge it")
+    for name in layer.active_adapters:
+        if name in getattr(layer, "lora_A", ()):
+            yield _lora(path, layer, name)
+        elif name in getattr(layer, "ia3_l", ()):
+            scale = layer.ia3_l[name]
+            kind = "ia3-input" if layer.is_feedforward else "ia3"
+            yield Tuned(path, kind, 1.0, 0.0, (_spec("scale", scale),)), (scale,)
+        else:
+            _refuse_others(path, layer, name)
+
+
+def _lora(path: str, layer: Any, name: str) -> tuple[Tuned, tuple[nn.Parameter, ...]]:
+    down, up = layer.lora_A[name], layer.lora_B[name]
+    plain = name not in layer.lora_variant and getattr(up, "bias", None) is None
+    if not plain or not isinstance(down, nn.Linear) or not isinstance(up, nn.Linear):
+        raise UsageError(f"the adapter '{name}' does more to '{path}' than plain LoRA does: {_POSSIBLE}")
+    tensors = (_spec("A", down.weight), _spec("B", up.weight))
+    share = float(getattr(layer.lora_dropout[name], "p", 0.0))
+    matrices = (down.get_parameter("weight"), up.get_parameter("weight"))
+    return Tuned(path, "lora", float(layer.scaling[name]), share, tensors), matrices
+
+
+def _refuse_others(path: str, layer: Any, name: str) -> None:
+    """An adapter that is not on this layer is nothing to refuse."""
+    stores = [getattr(layer, store, {}) for store in getattr(layer, "adapter_layer_names", ())]
+    if any(name in store for store in stores):
+        raise UsageError(f"the adapter '{name}' changes '{path}' in a way that peers can't compute: {_POSSIBLE}")
+
+
+def _check_others(index: int, block: nn.Module, known: Sequence[nn.Parameter]) -> None:
+    ids = {id(parameter) for parameter in known}
+    for name, parameter in block.named_parameters():
+        if not parameter.requires_grad or id(parameter) in ids:
+            continue
+        if "lora_" in name or "ia3_" in name:
+            continue  # of an adapter that is not active
+        raise UsageError(
+            f"'{name}' of block {index} is to be trained, but its weights stay with the peers: freeze it "
+            f"(requires_grad_(False)) and train an adapter; {_POSSIBLE}"
+        )
+
+
+def _spec(name: str, tensor: Tensor) -> TensorSpec:
+    if tensor.dtype not in _NAMES:
+        raise UsageError(f"an adapter in {tensor.dtype} can't travel: use one of {', '.join(DTYPES)}")
+    return TensorSpec(name, _NAMES[tensor.dtype], tuple(tensor.shape))
+
+
+def _raw(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()

@@ -1,0 +1,176 @@
+"""The chains of one client that trains: which peers do what of which micro-batch, and who fills in for the lost."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from clients.client import Client
+from clients.training.adapters import PackedAdapter
+from clients.training.hop import HopLost, TrainingHop
+from routing.chains import Hop
+from swarm.errors import Busy, HopError, MissingBlocks, NetworkError, Unreachable
+from swarm.ids import PeerId, Span
+from swarm.training import MicroBatch
+
+__all__ = ["Leg", "TrainingChains", "total"]
+
+REFUSED_SECONDS = 120.0  # for which a peer that takes no training is left alone
+LOST_STEPS = 64  # hops that may be lost in one pass of one micro-batch
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """A hop that a micro-batch has passed, under `batch.id`, and what went in `[T, width]`."""
+
+    hop: TrainingHop
+    span: Span
+    batch: MicroBatch
+    inputs: Tensor
+
+
+class TrainingChains:
+    """On the client's loop; any number of micro-batches at once."""
+
+    def __init__(self, client: Client, *, patience: float) -> None:
+        self._client = client
+        self._patience = patience
+        self._hops: dict[tuple[PeerId, Span], asyncio.Task[TrainingHop]] = {}
+        self._load: Counter[PeerId] = Counter()  # tokens under way
+
+    @property
+    def client(self) -> Client:
+        return self._client
+
+    async def forward(
+        self, batch: MicroBatch, hidden: Tensor, adapters: Mapping[int, PackedAdapter], *, keep: bool
+    ) -> tuple[list[Leg], Tensor]:
+        """`hidden` `[T, width]` through all blocks: the legs it took, and what left the last. Raises MissingBlocks when
+        patience runs out, or HopError when peers refuse what was sent."""
+        return await self._through(Span(0, self._client.model.num_blocks), batch, hidden, adapters, keep=keep)
+
+    async def backward(
+        self, legs: Sequence[Leg], gradient: Tensor, adapters: Mapping[int, PackedAdapter]
+    ) -> tuple[Tensor, dict[int, list[Tensor]]]:
+        """The gradient of what `forward` was given, and of the adapters' tensors by block."""
+        found: dict[int, list[Tensor]] = {}
+        todo = list(legs)
+        for _ in range(LOST_STEPS):
+            if not todo:
+                return gradient, found
+            leg = todo.pop()
+            try:
+                with self._under_way(leg.hop.hop.peer, leg.batch.tokens):
+                    gradient, more = await leg.hop.backward(leg.batch, gradient, leg.inputs, adapters)
+                found |= more
+            except HopLost:
+                again, _ = await self._through(leg.span, leg.batch, leg.inputs, adapters, keep=True)
+                todo.extend(again)
+        raise NetworkError(f"peers were lost {LOST_STEPS} times on one way back: too restless a swarm to train in")
+
+    async def close(self) -> None:
+        tasks, self._hops = list(self._hops.values()), {}
+        for task in tasks:
+            if task.done() and not task.cancelled() and task.exception() is None:
+                task.result().end("this client is done")
+            else:
+                task.cancel()
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    async def _through(
+        self, span: Span, batch: MicroBatch, hidden: Tensor, adapters: Mapping[int, PackedAdapter], *, keep: bool
+    ) -> tuple[list[Leg], Tensor]:
+        legs: list[Leg] = []
+        at = span.start
+        for _ in range(LOST_STEPS):
+            if at == span.end:
+                return legs, hidden
+            hop = await self._hop_from(Span(at, span.end))
+            own = replace(batch, id=hop.new_id())
+            try:
+                with self._under_way(hop.hop.peer, batch.tokens):
+                    output = await hop.forward(own, hidden, adapters, keep=keep)
+            except HopLost:
+                continue
+            legs.append(Leg(hop, hop.hop.span, own, hidden))
+            hidden, at = output, hop.hop.span.end
+        raise NetworkError(f"peers were lost {LOST_STEPS} times on one way: too restless a swarm to train in")
+
+    async def _hop_from(self, span: Span) -> TrainingHop:
+        """An open hop for the beginning of `span`. Raises MissingBlocks or HopError when patience runs out."""
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + self._patience
+        why: Exception | None = None
+        while True:
+            try:
+                return await self._open(self._plan(span)[0])
+            except (HopLost, Unreachable, Busy, HopError) as error:
+                why = error
+            except MissingBlocks as error:
+                why = error if why is None else why
+            wait = self._client.until_change() * (1 + random.random() / 2)
+            if loop.time() + wait > give_up:
+                if isinstance(why, HopLost):
+                    raise NetworkError(f"no peer for blocks {span} worked: {why}") from why
+                raise why
+            if isinstance(why, MissingBlocks):
+                await self._client.change(wait)
+
+    def _plan(self, span: Span) -> Sequence[Hop]:
+        """The fastest hops among those with least to do. Raises MissingBlocks."""
+        me = self._client.me.peer
+        for bound in sorted({0, *self._load.values()}):
+            busy = [peer for peer, tokens in self._load.items() if tokens > bound]
+            try:
+                return self._client.plan(span, source=me, sink=me, avoid=busy)
+            except MissingBlocks:
+                if not busy:
+                    raise
+        return self._client.plan(span, source=me, sink=me)
+
+    async def _open(self, hop: Hop) -> TrainingHop:
+        """Opened once, however many ask. Raises HopLost, Unreachable, Busy or HopError; the peer is avoided then."""
+        key = (hop.peer, hop.span)
+        task = self._hops.get(key)
+        if task is None or (task.done() and _ended(task)):
+            task = self._hops[key] = asyncio.create_task(TrainingHop.open(self._client, hop))
+        try:
+            return await asyncio.shield(task)
+        except Unreachable:
+            self._client.backoff.fail(hop.peer)
+            raise
+        except Busy as error:
+            self._client.backoff.rest(hop.peer, error.retry_after)
+            raise
+        except HopError:
+            self._client.backoff.rest(hop.peer, REFUSED_SECONDS)
+            raise
+
+    @contextmanager
+    def _under_way(self, peer: PeerId, tokens: int) -> Iterator[None]:
+        self._load[peer] += tokens
+        try:
+            yield
+        finally:
+            self._load[peer] -= tokens
+            if not self._load[peer]:
+                del self._load[peer]
+
+
+def _ended(task: "asyncio.Task[TrainingHop]") -> bool:
+    return task.cancelled() or task.exception() is not None or task.result().lost is not None
+
+
+def total(*parts: Mapping[int, Sequence[Tensor]]) -> dict[int, list[Tensor]]:
+    """The sums of what is under the same block, in the given order."""
+    sums: dict[int, list[Tensor]] = {}
+    for part in parts:
+        for block, tensors in part.items():
+            known = sums.get(block)
+            sums[block] = list(tensors) if known is None else [a + b for a, b in zip(known, tensors, strict=True)]
+    return sums

@@ -1,0 +1,144 @@
+"""One forward pass of a batch through the swarm, and the way back: what autograd sees of it."""
+
+import asyncio
+from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from clients.training.adapters import Adapters, PackedAdapter
+from clients.training.chains import Leg, TrainingChains, total
+from swarm.errors import UsageError
+from swarm.training import MAX_SEQUENCES, MicroBatch
+
+__all__ = ["Trainer", "differentiate"]
+
+T = TypeVar("T")
+MICRO_TOKENS = 1024  # of a micro-batch at most, unless one sequence has more: what a hop is busy with at a time
+LEAST_TOKENS = 128  # below which a hop computes no faster
+
+
+class Trainer(Protocol):
+    """What is needed of a `clients.connection.Connection`."""
+
+    def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]: ...
+    async def training(self) -> TrainingChains: ...
+
+
+@dataclass(slots=True)
+class _Pass:
+    """A batch under way: its micro-batches, and the legs that each has taken."""
+
+    connection: Trainer
+    adapters: Adapters
+    packed: Mapping[int, PackedAdapter]
+    seed: int | None
+    keep: bool
+    micro: list[MicroBatch] = field(default_factory=list)
+    legs: list[list[Leg]] = field(default_factory=list)
+
+    async def forward(self, flat: Tensor, lengths: Sequence[int]) -> Tensor:
+        """`flat` `[T, width]`: sequences of `lengths`, one after another."""
+        chains = await self.connection.training()
+        keys = tuple((block, adapter.key) for block, adapter in self.packed.items())
+        groups = _groups(lengths)
+        self.micro = [
+            MicroBatch(0, group, keys, None if self.seed is None else (self.seed + index) % (1 << 63))
+            for index, group in enumerate(groups)
+        ]
+        parts = torch.split(flat, [batch.tokens for batch in self.micro])
+        async with asyncio.TaskGroup() as tasks:
+            running = [
+                tasks.create_task(chains.forward(batch, part, self.packed, keep=self.keep))
+                for batch, part in zip(self.micro, parts, strict=True)
+            ]
+        results = [task.result() for task in running]
+        self.legs = [legs for legs, _ in results]
+        return torch.cat([output for _, output in results])
+
+    async def backward(self, gradient: Tensor) -> tuple[Tensor, dict[int, list[Tensor]]]:
+        chains = await self.connection.training()
+        parts = torch.split(gradient, [batch.tokens for batch in self.micro])
+        async with asyncio.TaskGroup() as tasks:
+            running = [
+                tasks.create_task(chains.backward(legs, part, self.packed))
+                for legs, part in zip(self.legs, parts, strict=True)
+            ]
+        results = [task.result() for task in running]
+        return torch.cat([inputs for inputs, _ in results]), total(*(found for _, found in results))
+
+
+class _Through(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, run: _Pass, lengths: Sequence[int], flat: Tensor, *_: Tensor) -> Tensor:
+        ctx.run, ctx.dtype = run, flat.dtype
+        return _wait(run.connection, run.forward(flat.detach().cpu(), lengths)).to(flat)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        run: _Pass = ctx.run
+        inputs, found = _wait(run.connection, run.backward(gradients[0].detach().cpu()))
+        own = [tensor for block in run.adapters.blocks for tensor in found[block]]
+        return (None, None, inputs.to(gradients[0]), *own)
+
+
+def differentiate(
+    connection: Trainer,
+    hidden: Tensor,
+    mask: Tensor | None,
+    adapters: Adapters,
+    *,
+    training: bool,
+    max_positions: int | None,
+) -> Tensor:
+    """What comes out behind the last block for `hidden` `[batch, columns, width]`, differentiable by it and by the
+    adapters' parameters. `mask` `[batch, columns]`: which columns are real; behind the others are zeros. With
+    `training`, what has a dropout drops, by torch's own seed."""
+    real = torch.ones(hidden.shape[:2], dtype=torch.bool) if mask is None else mask
+    real = real.to(hidden.device)
+    lengths = [n for n in real.sum(1).tolist() if n]
+    longest = max(lengths, default=0)
+    if max_positions is not None and longest > max_positions:
+        raise UsageError(
+            f"a sequence of {longest} tokens is longer than this model's context of {max_positions}: cut it"
+        )
+    learns = torch.is_grad_enabled() and (hidden.requires_grad or adapters.learn)
+    seed = int(torch.randint(0, 1 << 62, (1,))) if training else None
+    run = _Pass(connection, adapters, adapters.pack(), seed, keep=learns)
+    flat = _Through.apply(  # type: ignore[no-untyped-call]
+        run, lengths, hidden[real], *adapters.parameters
+    )
+    output = torch.zeros_like(hidden)
+    result: Tensor = output.masked_scatter(real[..., None], flat)
+    return result
+
+
+def _groups(lengths: Sequence[int]) -> list[tuple[int, ...]]:
+    """Sequences that go together, in their order: a few groups, so that hops work on different ones at once."""
+    most = min(MICRO_TOKENS, max(LEAST_TOKENS, sum(lengths) // 4))
+    groups: list[list[int]] = []
+    for length in lengths:
+        if groups and sum(groups[-1]) + length <= most and len(groups[-1]) < MAX_SEQUENCES:
+            groups[-1].append(length)
+        else:
+            groups.append([length])
+    return [tuple(group) for group in groups]
+
+
+def _wait(connection: Trainer, work: Coroutine[Any, Any, T]) -> T:
+    """The result; an interrupt cancels the work."""
+    future = connection.submit(work)
+    try:
+        return future.result()
+    except BaseExceptionGroup as group:
+        raise _first(group) from group
+    except BaseException:
+        future.cancel()
+        raise
+
+
+def _first(error: BaseException) -> BaseException:
+    return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error

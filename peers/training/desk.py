@@ -1,0 +1,320 @@
+"""A peer's side of fine-tuning: frames in, one micro-batch at a time through the blocks, frames out.
+
+Runs in the engine's thread, between its batches. A session holds the adapters of its client and what going backward
+needs, both within budgets; when either is missing the client is told, and sends it again.
+"""
+
+import logging
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from peers.training.deltas import BlockAdapter
+from peers.training.limits import TrainingLimits
+from peers.training.trainee import Pass, Trainee
+from swarm.codecs import body_size, decode, encode
+from swarm.errors import HopError, SwarmError
+from swarm.ids import Digest, PeerId, SessionId, Span
+from swarm.messages import Busy, Close, Fault, FaultCode, Message, Ping, Pong, Ready
+from swarm.training import (
+    Adapter,
+    AdapterKey,
+    Backward,
+    Forward,
+    Gradients,
+    MicroBatch,
+    Missing,
+    Passed,
+    Train,
+    adapter_key,
+)
+
+__all__ = ["TrainingDesk"]
+
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = 2.0
+IDLE_SECONDS = 300.0
+
+
+@dataclass(slots=True, eq=False)
+class _Session:
+    id: SessionId
+    owner: PeerId
+    hop: Span
+    codec: str
+    heard: float
+    adapters: OrderedDict[AdapterKey, BlockAdapter] = field(default_factory=OrderedDict)
+    passes: dict[int, Pass] = field(default_factory=dict)
+    waiting: deque[Adapter | Forward | Backward] = field(default_factory=deque)
+
+    @property
+    def adapter_bytes(self) -> int:
+        return sum(adapter.nbytes for adapter in self.adapters.values())
+
+
+class TrainingDesk:
+    def __init__(
+        self,
+        load: Callable[[], Trainee],
+        *,
+        model: Digest,
+        blocks: Span,
+        limits: TrainingLimits,
+        clock: Callable[[], float],
+    ) -> None:
+        """`load` makes what trains, when it is first wanted; it may raise a SwarmError that says why it can't."""
+        self._load = load
+        self._model = model
+        self._blocks = blocks
+        self._limits = limits
+        self._clock = clock
+        self._trainee: Trainee | None = None
+        self._sessions: dict[SessionId, _Session] = {}
+        self._turns: OrderedDict[SessionId, None] = OrderedDict()
+        self._kept: OrderedDict[tuple[SessionId, int], int] = OrderedDict()  # bytes, the oldest first
+        self._waiting_bytes = 0
+        self._rest_until = 0.0
+        self._outgoing: deque[tuple[PeerId, bytes]] = deque()
+        self.tokens_done = 0
+
+    # --- what comes and goes ------------------------------------------------------------------------------------------
+
+    def concerns(self, message: Message) -> bool:
+        """Whether a frame is for this desk and not for the engine."""
+        return message.session in self._sessions or isinstance(message, Train | Adapter | Forward | Backward)
+
+    def receive(self, sender: PeerId, message: Message) -> None:
+        session = self._sessions.get(message.session)
+        if isinstance(message, Train):
+            self._open(sender, message)
+        elif session is None:
+            if not isinstance(message, Close):
+                self._fault(sender, message.session, FaultCode.UNKNOWN_SESSION, "this session is not known here")
+        elif sender == session.owner:
+            session.heard = self._clock()
+            self._accept(session, message)
+
+    def gone(self, peer: PeerId) -> None:
+        for session in [s for s in self._sessions.values() if s.owner == peer]:
+            self._forget(session)
+
+    def expire(self) -> None:
+        oldest = self._clock() - IDLE_SECONDS
+        for session in [s for s in self._sessions.values() if s.heard < oldest and not s.waiting]:
+            self._fail(session, FaultCode.UNKNOWN_SESSION, f"nothing was heard of it for {IDLE_SECONDS:.0f} s")
+
+    def outgoing(self) -> list[tuple[PeerId, bytes]]:
+        out = list(self._outgoing)
+        self._outgoing.clear()
+        return out
+
+    @property
+    def session_count(self) -> int:
+        return len(self._sessions)
+
+    @property
+    def kept_bytes(self) -> int:
+        return sum(self._kept.values())
+
+    # --- turns --------------------------------------------------------------------------------------------------------
+
+    def rest(self) -> float | None:
+        """Seconds until it wants a turn: 0 for now, None while nothing waits."""
+        return max(0.0, self._rest_until - self._clock()) if self._turns else None
+
+    def step(self, *, others: bool) -> bool:
+        """One frame that waits, if it is this desk's turn; False when nothing was done. While `others` generate here,
+        it rests afterwards, so that it has its share of the time and no more."""
+        if self.rest() != 0.0:
+            return False
+        began = self._clock()
+        session = self._sessions[next(iter(self._turns))]
+        message = session.waiting.popleft()
+        self._waiting_bytes -= len(message.body)
+        self._turns.move_to_end(session.id)
+        if not session.waiting:
+            del self._turns[session.id]
+        try:
+            self._handle(session, message)
+        except HopError as error:
+            self._fail(session, FaultCode(error.code), str(error))
+        except SwarmError as error:
+            self._fail(session, FaultCode.REFUSED, str(error))
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            self._fail(session, FaultCode.EXECUTOR, f"memory ran out: send smaller micro-batches ({error})")
+        if others:
+            share = self._limits.share
+            self._rest_until = self._clock() + (self._clock() - began) * (1 - share) / share
+        return True
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _open(self, sender: PeerId, message: Train) -> None:
+        refusal = self._refusal(message)
+        mine = sum(s.owner == sender for s in self._sessions.values())
+        if message.session in self._sessions:
+            return
+        if refusal is not None:
+            self._fault(sender, message.session, FaultCode.REFUSED, refusal)
+        elif len(self._sessions) >= self._limits.max_sessions or mine >= self._limits.max_sessions_per_owner:
+            busy = Busy(message.session, RETRY_SECONDS, "this peer has as many training sessions as it takes")
+            self._outgoing.append((sender, busy.pack()))
+        else:
+            session = _Session(message.session, sender, message.hop, message.codec, self._clock())
+            self._sessions[session.id] = session
+            self._outgoing.append((sender, Ready(session.id).pack()))
+
+    def _refusal(self, message: Train) -> str | None:
+        if not self._limits.share:
+            return "this peer gives no time to training"
+        if message.model != self._model:
+            return f"this peer serves model {self._model}, not {message.model}"
+        if message.hop not in self._blocks:
+            return f"this peer holds blocks {self._blocks}, not {message.hop}"
+        if self._trainee is None:
+            try:
+                self._trainee = self._load()
+            except SwarmError as error:
+                return f"this peer can't train: {error}"
+        return None
+
+    def _accept(self, session: _Session, message: Message) -> None:
+        if isinstance(message, Close):
+            self._forget(session)
+        elif isinstance(message, Ping):
+            self._outgoing.append((session.owner, Pong(session.id, message.nonce, {}, len(session.waiting)).pack()))
+        elif isinstance(message, Adapter | Forward | Backward):
+            full = len(session.waiting) >= self._limits.waiting_frames
+            if full or self._waiting_bytes + len(message.body) > self._limits.waiting_bytes:
+                self._fail(session, FaultCode.REFUSED, "more micro-batches wait here than this peer takes")
+                return
+            session.waiting.append(message)
+            self._waiting_bytes += len(message.body)
+            self._turns.setdefault(session.id)
+
+    def _handle(self, session: _Session, message: Adapter | Forward | Backward) -> None:
+        match message:
+            case Adapter():
+                self._learn(session, message)
+            case Forward():
+                self._forward(session, message)
+            case Backward():
+                self._backward(session, message)
+
+    def _learn(self, session: _Session, message: Adapter) -> None:
+        if adapter_key(message.tuned, message.body) != message.key:
+            raise HopError(FaultCode.BAD_INPUT, "an adapter's key is not the digest of what it says")
+        session.adapters[message.key] = BlockAdapter.read(message.tuned, message.body)
+        while session.adapter_bytes > self._limits.adapter_bytes:
+            session.adapters.popitem(last=False)
+        if message.key not in session.adapters:
+            text = (
+                f"an adapter of {len(message.body)} bytes for one block; this peer takes {self._limits.adapter_bytes}"
+            )
+            raise HopError(FaultCode.REFUSED, text)
+
+    def _forward(self, session: _Session, message: Forward) -> None:
+        if self._lacks(session, message.batch):
+            return
+        began = self._clock()
+        (hidden,) = self._hidden(message.batch, message.codec, message.body, 1)
+        done = self._run(session, message.batch, hidden, keep=message.keep)
+        if message.keep:
+            self._keep(session, message.batch.id, done)
+        body = encode(done.output, session.codec)
+        passed = Passed(session.id, message.batch.id, session.codec, body, self._clock() - began)
+        self._outgoing.append((session.owner, passed.pack()))
+
+    def _backward(self, session: _Session, message: Backward) -> None:
+        began = self._clock()
+        known = session.passes.pop(message.batch.id, None)
+        self._kept.pop((session.id, message.batch.id), None)
+        if known is None:
+            if not message.given:
+                self._outgoing.append((session.owner, Missing(session.id, message.batch.id).pack()))
+                return
+            if self._lacks(session, message.batch):
+                return
+        parts = self._hidden(message.batch, message.codec, message.body, 2 if message.given else 1)
+        if known is None:
+            known = self._run(session, message.batch, parts[0], keep=True)
+        self._answer(session, message.batch, known, parts[-1], began)
+
+    def _run(self, session: _Session, batch: MicroBatch, hidden: Tensor, *, keep: bool) -> Pass:
+        assert self._trainee is not None  # since a session is open
+        adapters = {block: session.adapters[key] for block, key in batch.adapters if block in session.hop}
+        for block, adapter in adapters.items():
+            self._trainee.check(block, adapter)
+        done = self._trainee.forward(session.hop, hidden, batch.lengths, adapters, seed=batch.seed, keep=keep)
+        if not bool(torch.isfinite(done.output).all()):
+            raise HopError(FaultCode.BAD_INPUT, f"blocks {session.hop} made hidden states that are not finite")
+        self.tokens_done += batch.tokens
+        return done
+
+    def _answer(self, session: _Session, batch: MicroBatch, done: Pass, gradient: Tensor, began: float) -> None:
+        """The gradient of the inputs, then one frame for each block that has an adapter."""
+        gradients = done.backward(gradient.to(done.output.device))
+        bodies: list[tuple[int | None, bytes | memoryview]] = [(None, encode(gradients[0], session.codec))]
+        rest = iter(gradients[1:])
+        bodies += [(block, b"".join(_raw(next(rest)) for _ in range(count))) for block, count in done.tuned]
+        for index, (name, body) in enumerate(bodies):
+            frame = Gradients(
+                session.id, batch.id, name, index + 1 < len(bodies), session.codec, body, self._clock() - began
+            )
+            self._outgoing.append((session.owner, frame.pack()))
+
+    def _lacks(self, session: _Session, batch: MicroBatch) -> bool:
+        """Whether adapters are not here; then the client has been told which."""
+        lacking = tuple(key for block, key in batch.adapters if block in session.hop and key not in session.adapters)
+        for _, key in batch.adapters:
+            if key in session.adapters:
+                session.adapters.move_to_end(key)
+        if lacking:
+            self._outgoing.append((session.owner, Missing(session.id, batch.id, lacking).pack()))
+        return bool(lacking)
+
+    def _hidden(self, batch: MicroBatch, codec: str, body: bytes | memoryview, parts: int) -> tuple[Tensor, ...]:
+        """`parts` times `[T, hidden]`. Raises HopError."""
+        assert self._trainee is not None
+        width = self._trainee.hidden_size
+        if batch.tokens > self._limits.max_tokens:
+            text = f"a micro-batch of {batch.tokens} tokens; this peer takes {self._limits.max_tokens}"
+            raise HopError(FaultCode.REFUSED, text)
+        each = body_size(codec, batch.tokens, width)
+        if len(body) != parts * each:
+            raise HopError(FaultCode.BAD_INPUT, f"{batch.tokens} tokens are {parts * each} bytes, not {len(body)}")
+        view = memoryview(body)
+        decoded = tuple(decode(view[at * each : (at + 1) * each], codec, width) for at in range(parts))
+        if not all(bool(torch.isfinite(part).all()) for part in decoded):
+            raise HopError(FaultCode.BAD_INPUT, "a micro-batch brings numbers that are not finite")
+        return decoded
+
+    def _keep(self, session: _Session, id: int, done: Pass) -> None:  # noqa: A002 (the frame's word)
+        session.passes[id] = done
+        self._kept[session.id, id] = done.kept
+        while self.kept_bytes > self._limits.kept_bytes:
+            (owner, old), _ = self._kept.popitem(last=False)
+            del self._sessions[owner].passes[old]
+
+    def _fault(self, peer: PeerId, session: SessionId, code: FaultCode, text: str) -> None:
+        self._outgoing.append((peer, Fault(session, code, text).pack()))
+
+    def _fail(self, session: _Session, code: FaultCode, text: str) -> None:
+        self._fault(session.owner, session.id, code, text)
+        self._forget(session)
+
+    def _forget(self, session: _Session) -> None:
+        if self._sessions.pop(session.id, None) is None:
+            return
+        self._turns.pop(session.id, None)
+        self._waiting_bytes -= sum(len(message.body) for message in session.waiting)
+        for id in session.passes:  # noqa: A001 (the frame's word)
+            self._kept.pop((session.id, id), None)
+
+
+def _raw(tensor: Tensor) -> bytes:
+    return tensor.contiguous().cpu().view(torch.uint8).numpy().tobytes()

@@ -1,0 +1,148 @@
+"""Blocks that gradients pass through: the library's layers, frozen, with the adapters that a micro-batch brings."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
+
+from peers.gates import Gates, find_layers
+from peers.training.deltas import BlockAdapter, applied
+from swarm.checkpoint import Checkpoint, load_span
+from swarm.ids import Span
+
+__all__ = ["Pass", "Trainee"]
+
+ATTENTION = "sdpa"
+STRIDE = 0x9E3779B97F4A7C15  # between the seeds of blocks: odd, so that all differ
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """A micro-batch that went forward. `leaves` are the inputs `[T, hidden]`, then the tensors of the adapters: of
+    each of `tuned`, a block of the model, so many. `kept`: bytes that are held to go backward."""
+
+    leaves: tuple[Tensor, ...]
+    tuned: tuple[tuple[int, int], ...]
+    output: Tensor  # [T, hidden]
+    kept: int
+
+    def backward(self, gradient: Tensor) -> tuple[Tensor, ...]:
+        """Gradients of the leaves, given that of the output `[T, hidden]`. Once: what was held is let go."""
+        found = torch.autograd.grad(self.output, self.leaves, gradient.to(self.output.dtype), allow_unused=True)
+        pairs = zip(found, self.leaves, strict=True)
+        return tuple(torch.zeros_like(leaf) if grad is None else grad for grad, leaf in pairs)
+
+
+@dataclass(slots=True)
+class _Slot:
+    """What gates want of a batch."""
+
+    layer: int = 0
+    learn: bool = False
+
+
+class Trainee:
+    """Blocks `blocks` of a model. One thread at a time."""
+
+    def __init__(self, model: PreTrainedModel, blocks: Span) -> None:
+        self.blocks = blocks
+        self.hidden_size: int = model.config.get_text_config().hidden_size
+        self.dtype = model.dtype
+        self.device = model.device
+        model.requires_grad_(False)
+        self._model = model
+        self._layers = find_layers(model, len(blocks))
+        self._gates = Gates(self._layers)
+        self._weights = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+
+    @classmethod
+    def load(cls, checkpoint: Checkpoint, blocks: Span, *, dtype: torch.dtype, device: torch.device) -> "Trainee":
+        """Where `dtype` is the files', weights are mapped and take no memory of their own. Raises ModelError."""
+        model = load_span(checkpoint, blocks, dtype=dtype, device=device, attn_implementation=ATTENTION)
+        return cls(model, blocks)
+
+    def check(self, block: int, adapter: BlockAdapter) -> None:
+        """Raises HopError when the adapter does not fit `block` of the model."""
+        adapter.check(self._layers[block - self.blocks.start])
+
+    def forward(
+        self,
+        hop: Span,
+        hidden: Tensor,
+        lengths: Sequence[int],
+        adapters: Mapping[int, BlockAdapter],
+        *,
+        seed: int | None,
+        keep: bool,
+    ) -> Pass:
+        """`hidden` `[T, hidden]`: sequences of `lengths`, one after another, through the blocks of `hop`. `adapters` by
+        block of the model. `seed`: of what is dropped while training; None drops nothing."""
+        inputs = hidden.to(device=self.device, dtype=self.dtype)
+        leaves = {block: adapter.leaves() for block, adapter in adapters.items()} if keep else dict(adapters)
+        held: dict[int, int] = {}
+        with torch.set_grad_enabled(keep), self._counted(held):
+            inputs.requires_grad_(keep)
+            output = self._run(hop, inputs, lengths, leaves, seed)
+        tensors = tuple(tensor for adapter in leaves.values() for tensor in adapter.tensors)
+        tuned = tuple((block, len(adapter.tensors)) for block, adapter in leaves.items())
+        return Pass((inputs, *tensors), tuned, output, sum(held.values()))
+
+    def _run(
+        self, hop: Span, hidden: Tensor, lengths: Sequence[int], adapters: Mapping[int, BlockAdapter], seed: int | None
+    ) -> Tensor:
+        padded = pad_sequence(list(torch.split(hidden, list(lengths))), batch_first=True)
+        columns = torch.arange(padded.shape[1], device=hidden.device)
+        real = columns < torch.tensor(lengths, device=hidden.device)[:, None]
+        part = slice(hop.start - self.blocks.start, hop.end - self.blocks.start)
+        local = {block - self.blocks.start: adapter for block, adapter in adapters.items()}
+        self._model.train(seed is not None)
+        with (
+            self._gates.open(part, padded, _Slot()),  # type: ignore[arg-type]  # of a batch, gates want these two alone
+            applied(self._layers, local, training=seed is not None),
+            self._seeded(seed),
+        ):
+            positions = columns[None].expand(len(padded), -1)
+            mask = None if bool(real.all()) else real.long()
+            self._model(inputs_embeds=padded, attention_mask=mask, position_ids=positions, use_cache=False)
+            return self._gates.output[real]
+
+    @contextmanager
+    def _seeded(self, seed: int | None) -> Iterator[None]:
+        """Each block drops what follows from the seed and its own number, however the model is cut into hops."""
+        if seed is None:
+            yield
+            return
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), ExitStack() as stack:
+            for number, layer in zip(self.blocks, self._layers, strict=True):
+                stack.callback(layer.register_forward_pre_hook(_Seeder((seed + number * STRIDE) % (1 << 63))).remove)
+            yield
+
+    @contextmanager
+    def _counted(self, held: dict[int, int]) -> Iterator[None]:
+        """Bytes of each memory, other than weights, that autograd keeps hold of."""
+
+        def count(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in self._weights:
+                held[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, _same):
+            yield
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Seeder:
+    seed: int
+
+    def __call__(self, module: nn.Module, args: object) -> None:
+        torch.manual_seed(self.seed)
