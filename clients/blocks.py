@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from clients.training.adapters import Adapters, find_adapters
-from swarm.errors import ModelError
+from swarm.errors import ModelError, UsageError
 
 __all__ = ["ATTENTION", "Peek", "Remote", "RemoteBlocks", "adopt_blocks", "blocks_of"]
 
@@ -30,9 +30,10 @@ class Remote(ABC):
     def through(self, hidden: Tensor) -> Tensor:
         """What comes out behind the last block for `hidden` [batch, columns, hidden]."""
 
-    @abstractmethod
     def differentiate(self, hidden: Tensor, adapters: Adapters) -> Tensor:
-        """The same, with adapters in the blocks; gradients go back to them and to `hidden`."""
+        """The same, with adapters in the blocks; gradients go back to them and to `hidden`. Raises UsageError where
+        that is not possible."""
+        raise UsageError("peers keep nothing of a pass with gradients or adapters, so it can't go on from earlier ones")
 
 
 class Peek(Remote):

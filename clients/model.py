@@ -393,7 +393,7 @@ class _Step(Remote):
         if self.goes_on:
             raise UsageError(
                 "peers keep nothing of a pass with gradients or adapters: leave past_key_values out and give "
-                "use_cache=False, or call under torch.no_grad() and without adapters"
+                "use_cache=False; without adapters, torch.no_grad() does too"
             )
         output = differentiate(
             self.model._connected(),

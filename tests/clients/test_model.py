@@ -166,12 +166,15 @@ def test_nothing_is_saved(model: SwarmModelForCausalLM, tmp_path: Path) -> None:
         model.save_pretrained(tmp_path / "saved")
 
 
-def test_training_is_refused_rather_than_ignored(model: SwarmModelForCausalLM) -> None:
+def test_no_gradients_go_through_a_cache(model: SwarmModelForCausalLM) -> None:
     embeddings = model.get_input_embeddings()(IDS).requires_grad_()
-    with pytest.raises(UsageError, match="training through the blocks"):
-        model(inputs_embeds=embeddings)
+    with model.new_cache() as cache, pytest.raises(UsageError, match="use_cache=False"):
+        model(inputs_embeds=embeddings, past_key_values=cache)
+
+
+def test_weights_that_are_elsewhere_are_not_trained(model: SwarmModelForCausalLM) -> None:
     next(blocks_of(model).parameters()).requires_grad_(True)
-    with pytest.raises(UsageError, match="training through the blocks"):
+    with pytest.raises(UsageError, match="train an adapter"):
         model(IDS)
 
 
