@@ -19,7 +19,7 @@ from swarm.ids import Digest, Span
 from swarm.record import PeerRecord, PeerState
 from swarm.terminal import plain
 
-__all__ = ["as_json", "block_maps", "render"]
+__all__ = ["as_json", "block_maps", "model_as_json", "render"]
 
 BAR = 40  # characters of a bar at most; below that, one for each block
 _STYLES = {
@@ -53,10 +53,10 @@ def _map(model: Digest, records: Sequence[PeerRecord], now: float) -> BlockMap:
 
 
 def as_json(records: Iterable[PeerRecord], now: float) -> dict[str, Any]:
-    return {"time": now, "models": [_model(found) for found in block_maps(records, now)]}
+    return {"time": now, "models": [model_as_json(found) for found in block_maps(records, now)]}
 
 
-def _model(found: BlockMap) -> dict[str, Any]:
+def model_as_json(found: BlockMap) -> dict[str, Any]:
     return {
         "model": found.name,
         "digest": found.model,

@@ -16,7 +16,7 @@ __all__ = ["Front"]
 _log = logging.getLogger(__name__)
 
 API = "/v1"  # what needs a key, where there are keys
-QUIET = frozenset({"/health", "/ready", "/metrics"})  # machines ask for these all day
+QUIET = frozenset({"/health", "/ready", "/metrics", "/swarm.json"})  # machines and pages ask for these all day
 SHOWN = 200  # characters of a path
 CLIENT_LEFT = 499  # in the log and in metrics only: nobody is there to be told
 
