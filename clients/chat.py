@@ -39,10 +39,13 @@ class TextStream:
     """Text as tokens come: a character is shown when it is whole. The pieces joined are the text of all tokens decoded
     at once, and each token costs as much as the few before it, however long the answer is."""
 
-    def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool = True) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool = True, before: Sequence[int] = ()) -> None:
+        """The text goes on from that of the tokens `before` it, which is not shown: some tokenizers leave out a space
+        at the begin of a text."""
         self._tokenizer = tokenizer
         self._skip_special_tokens = skip_special_tokens
-        self._before: list[int] = []  # the last ones that were shown: what follows may depend on them, as a space does
+        whole = not self._decode(list(before)).endswith(INCOMPLETE)
+        self._before = list(before) if whole else []  # the last that were shown: what follows may depend on them
         self._ids: list[int] = []  # those not shown yet
 
     def push(self, token: int) -> str:

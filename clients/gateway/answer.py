@@ -40,6 +40,9 @@ class Usage:
     cached: int
     completion: int
 
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(self.prompt + other.prompt, self.cached + other.cached, self.completion + other.completion)
+
 
 AnswerEvent = Began | Piece | Done | SwarmEvent
 
@@ -59,14 +62,17 @@ class Answer:
         stop_strings: Sequence[str] = (),
         stop_tokens: frozenset[int] = frozenset(),
         show_special_tokens: bool = False,
+        before: Sequence[int] = (),
     ) -> None:
         """`show_special_tokens`: for those who look for marks that the tokenizer calls special; the token that ends a
-        choice is not shown all the same."""
+        choice is not shown all the same. `before`: the last tokens of a text that the answer goes on."""
         self._generation = generation
         self._stop_tokens = stop_tokens
         self._open = {
             choice: _Choice(
-                choice, TextStream(tokenizer, skip_special_tokens=not show_special_tokens), Stops(stop_strings)
+                choice,
+                TextStream(tokenizer, skip_special_tokens=not show_special_tokens, before=before),
+                Stops(stop_strings),
             )
             for choice in range(choices)
         }
@@ -167,7 +173,7 @@ class Whole:
     stop: str | None = None
 
 
-async def collect(answer: Answer, choices: int = 1) -> list[Whole]:
+async def collect(answer: AsyncIterator[AnswerEvent], choices: int = 1) -> list[Whole]:
     """All choices, in order, when the last is complete."""
     wholes = [Whole() for _ in range(choices)]
     texts: list[list[str]] = [[] for _ in range(choices)]

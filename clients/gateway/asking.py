@@ -11,6 +11,7 @@ from clients.gateway.served import Served
 __all__ = ["MOST_CHOICES", "ask"]
 
 MOST_CHOICES = 16  # answers to one prompt
+CONTEXT = 4  # tokens of a prompt that say how the text of its answer begins
 DEFAULT_LIMIT = 4096  # tokens of an answer for which the request gives no limit: volunteers compute them
 
 
@@ -27,9 +28,11 @@ def ask(
     logprobs: int | None = None,
     constraint: Callable[[], Constraint] | None = None,
     show_special_tokens: bool = False,
+    goes_on: bool = False,
 ) -> Answer:
     """An answer of at most `limit` tokens (DEFAULT_LIMIT where None), and of no more than the model's context leaves.
-    Raises ApiError 400, naming `param`, when that is nothing; else as `Ticket.submit`."""
+    Raises ApiError 400, naming `param`, when that is nothing; else as `Ticket.submit`. `goes_on`: its text goes on from
+    that of the prompt, as no chat does."""
     left = served.max_positions - len(prompt)
     if left < 1:
         message = f"{served.name} reads at most {served.max_positions} tokens, prompt and answer together; "
@@ -51,4 +54,5 @@ def ask(
         stop_strings=stops,
         stop_tokens=served.end_tokens,
         show_special_tokens=show_special_tokens,
+        before=prompt[-CONTEXT:] if goes_on else (),
     )

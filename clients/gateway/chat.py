@@ -1,7 +1,7 @@
 """`/v1/chat/completions`."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -69,21 +69,25 @@ class _Reply:
 
     async def lines(self, answer: Answer) -> AsyncGenerator[bytes, None]:
         comments = SwarmComments()
+        begun: set[int] = set()
         async for event in answer:
-            match event:
-                case Began():
-                    for index in range(self._asked.choices):
-                        yield self._chunk(index, {"role": "assistant", "content": ""})
-                case Piece():
-                    yield self._chunk(event.choice, {"content": event.text}, tokens=event.tokens)
-                case Done():
-                    yield self._chunk(event.choice, {}, reason=event.reason)
-                case _:
-                    if line := comments.of(event):
-                        yield line
+            if isinstance(event, Piece | Done):
+                for line in self._of_choice(event, begun):
+                    yield line
+            elif not isinstance(event, Began) and (line := comments.of(event)):
+                yield line
         if self._asked.usage:
             yield data(self.stamp.body(CHUNK, choices=[], usage=usage_body(answer.usage)))
         yield DONE
+
+    def _of_choice(self, event: Piece | Done, begun: set[int]) -> Iterator[bytes]:
+        if event.choice not in begun:
+            begun.add(event.choice)
+            yield self._chunk(event.choice, {"role": "assistant", "content": ""})
+        if isinstance(event, Piece):
+            yield self._chunk(event.choice, {"content": event.text}, tokens=event.tokens)
+        else:
+            yield self._chunk(event.choice, {}, reason=event.reason)
 
     def _chunk(
         self, index: int, delta: dict[str, Any], *, tokens: Sequence[Token] = (), reason: str | None = None

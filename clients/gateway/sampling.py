@@ -14,6 +14,7 @@ __all__ = ["MOST_STOPS", "model_sampling", "read_sampling", "read_stops"]
 
 MOST_STOPS = 16
 MOST_STOP_LENGTH = 256  # characters
+LEAST_TOP_P = 1e-6  # leaves the likeliest token alone
 MOST_BIASES = 1024
 MOST_TOP_K = 1 << 20
 SEEDS = (-(1 << 63), (1 << 64) - 1)
@@ -32,7 +33,7 @@ def read_sampling(fields: Fields, default: Sampling, *, vocabulary: int) -> Samp
     return replace(
         default,
         temperature=fields.number("temperature", 0, 2, default.temperature),
-        top_p=fields.number("top_p", 0, 1, default.top_p),
+        top_p=max(LEAST_TOP_P, fields.number("top_p", 0, 1, default.top_p)),
         top_k=max(0, fields.whole("top_k", -1, MOST_TOP_K, default.top_k) or 0),  # -1 means all, too
         min_p=fields.number("min_p", 0, 1, default.min_p),
         presence_penalty=fields.number("presence_penalty", -2, 2, default.presence_penalty),

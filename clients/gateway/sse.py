@@ -4,7 +4,8 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from starlette.responses import StreamingResponse
@@ -21,6 +22,7 @@ __all__ = ["DONE", "SwarmComments", "comment", "data", "event", "stream"]
 _log = logging.getLogger(__name__)
 
 DONE = b"data: [DONE]\n\n"
+BEGIN = 1.0  # seconds that the head of a response waits for its first event
 KEEP_ALIVE = 5.0  # seconds without a line after which a comment shows that we live
 STEPS_EVERY = 0.5  # seconds between two comments on the times of hops
 
@@ -101,20 +103,24 @@ Lines = AsyncGenerator[bytes, None]
 
 
 async def stream(
-    lines: Lines, *, failed: Callable[[ApiError], bytes], keep_alive: float = KEEP_ALIVE
+    lines: Lines, *, failed: Callable[[ApiError], bytes], begin: float = BEGIN, keep_alive: float = KEEP_ALIVE
 ) -> StreamingResponse:
-    """A response that sends `lines`. It begins with the first line or after `keep_alive` seconds, so what fails sooner
-    is raised here and can still be answered by a status. What fails later is told by the line that `failed` makes, and
-    ends the stream. While there is nothing to say, a comment goes out every `keep_alive` seconds."""
+    """A response that sends `lines`. It begins with the first that is no comment, or after `begin` seconds, so what
+    fails sooner is raised here and can still be answered by a status. What fails later is told by the line that
+    `failed` makes, and ends the stream. While there is nothing to say, a comment goes out every `keep_alive` seconds."""
+    first: list[bytes] = []
     pending = asyncio.ensure_future(anext(lines))
     try:
-        await asyncio.wait({pending}, timeout=keep_alive)
-        if pending.done():
-            pending.result()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(begin):
+                while not first or first[-1].startswith(b":"):
+                    await asyncio.wait({pending})
+                    first.append(pending.result())
+                    pending = asyncio.ensure_future(anext(lines))
     except BaseException:
         await _let_go(lines, pending)
         raise
-    body = _kept_alive(lines, pending, failed, keep_alive)
+    body = _kept_alive(first, lines, pending, failed, keep_alive)
     return StreamingResponse(
         body,
         media_type="text/event-stream",
@@ -123,9 +129,15 @@ async def stream(
 
 
 async def _kept_alive(
-    lines: Lines, pending: asyncio.Future[bytes], failed: Callable[[ApiError], bytes], keep_alive: float
+    first: Sequence[bytes],
+    lines: Lines,
+    pending: asyncio.Future[bytes],
+    failed: Callable[[ApiError], bytes],
+    keep_alive: float,
 ) -> Lines:
     try:
+        for line in first:
+            yield line
         while True:
             await asyncio.wait({pending}, timeout=keep_alive)
             if not pending.done():
