@@ -107,7 +107,7 @@ async def stream(
 ) -> StreamingResponse:
     """A response that sends `lines`. It begins with the first that is no comment, or after `begin` seconds, so what
     fails sooner is raised here and can still be answered by a status. What fails later is told by the line that
-    `failed` makes, and ends the stream. While there is nothing to say, a comment goes out every `keep_alive` seconds."""
+    `failed` makes, and ends the stream. While there is nothing to say, a comment goes out every `keep_alive` s."""
     first: list[bytes] = []
     pending = asyncio.ensure_future(anext(lines))
     try:

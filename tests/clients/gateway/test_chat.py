@@ -94,13 +94,13 @@ def test_choices_come_under_their_index(client: openai.OpenAI) -> None:
         assert "".join(c.delta.content or "" for c in own) == "Hello there."
 
 
-def test_a_stop_string_ends_an_answer(client: openai.OpenAI, completer: PlayedCompleter) -> None:
+def test_a_stop_string_ends_an_answer(client: openai.OpenAI, live: LiveGateway, completer: PlayedCompleter) -> None:
     answer = client.chat.completions.create(model="tiny", messages=HI, stop=["xyz", " the"])
     assert answer.choices[0].message.content == "Hello"
     assert answer.choices[0].finish_reason == "stop"
     chunks = list(client.chat.completions.create(model="tiny", messages=HI, stop=" the", stream=True))
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "Hello"
-    assert all(played.ended == {0} and played.closed for played in completer.answers)
+    live.wait_for(lambda: all(played.ended == {0} and played.closed for played in completer.answers))
 
 
 @pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
@@ -229,6 +229,6 @@ def test_a_client_that_goes_away_ends_its_answer(
     client: openai.OpenAI, live: LiveGateway, completer: PlayedCompleter
 ) -> None:
     live.call(completer.gate.clear)
-    with client.chat.completions.create(model="tiny", messages=HI, stream=True) as chunks:
-        next(iter(chunks))
+    with client.chat.completions.create(model="tiny", messages=HI, stream=True):
+        pass
     live.wait_for(lambda: completer.answers[0].closed)

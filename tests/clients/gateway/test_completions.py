@@ -43,7 +43,9 @@ def test_a_stream_is_the_same_answer(client: openai.OpenAI) -> None:
 
 
 @pytest.mark.parametrize("prompt", [["a", "b"], [[70, 71], [72]]])
-def test_every_prompt_has_its_answers(client: openai.OpenAI, prompt: Any, completer: PlayedCompleter) -> None:
+def test_every_prompt_has_its_answers(
+    client: openai.OpenAI, live: LiveGateway, prompt: Any, completer: PlayedCompleter
+) -> None:
     answer = client.completions.create(model="tiny", prompt=prompt, n=2)
     assert [(c.index, c.text) for c in answer.choices] == [(index, "Hello there.") for index in range(4)]
     assert answer.usage is not None
@@ -51,7 +53,7 @@ def test_every_prompt_has_its_answers(client: openai.OpenAI, prompt: Any, comple
     chunks = list(client.completions.create(model="tiny", prompt=prompt, n=2, stream=True))
     for index in range(4):
         assert "".join(c.choices[0].text for c in chunks if c.choices[0].index == index) == "Hello there."
-    assert all(played.closed for played in completer.answers)
+    live.wait_for(lambda: all(played.closed for played in completer.answers))
 
 
 def test_token_ids_are_a_prompt(client: openai.OpenAI, completer: PlayedCompleter) -> None:

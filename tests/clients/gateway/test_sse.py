@@ -90,7 +90,7 @@ async def test_comments_keep_a_stream_alive_while_it_waits() -> None:
         await go.wait()
         yield b"at last"
 
-    response = await stream(lines(), failed=failed, keep_alive=0.001)
+    response = await stream(lines(), failed=failed, begin=0.001, keep_alive=0.001)
     body = response.body_iterator
     assert await anext(body) == comment("waiting")  # type: ignore[arg-type]
     go.set()
