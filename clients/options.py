@@ -1,24 +1,60 @@
 """Options that several commands share, spelt once."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from swarm.catalogue import known_names
 from swarm.entrance import parse_peers
 from swarm.errors import UsageError
 from swarm.messages import CODECS
+from swarm.settings import outranked
 
-__all__ = ["CacheDir", "Codec", "Drafting", "InitialPeers", "ModelName", "Patience", "check_codec", "split_peers"]
+__all__ = [
+    "ApiKey",
+    "AsJson",
+    "CacheDir",
+    "Codec",
+    "Drafting",
+    "InitialPeers",
+    "ModelName",
+    "Patience",
+    "Url",
+    "check_codec",
+    "complete_model",
+    "split_peers",
+    "swarm_or_gateway",
+]
+
+
+def complete_model(incomplete: str) -> list[str]:
+    """For shell completion: aliases, and what the hub's cache holds; files complete as everywhere else."""
+    return [name for name in known_names(os.environ) if name.startswith(incomplete)]
+
 
 ModelName = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A hub id, a local folder, a .gguf file, or an alias such as smollm2.")
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A hub id, a local folder, a .gguf file, or an alias such as smollm2.",
+        autocompletion=complete_model,
+    ),
 ]
 InitialPeers = Annotated[
     list[str] | None,
     typer.Option(help="Address of a peer of the swarm, as its join line shows it; repeat or separate by commas."),
 ]
+Url = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL", help="Ask a gateway, or another server of the OpenAI API, instead of joining; it ends in /v1."
+    ),
+]
+ApiKey = Annotated[str | None, typer.Option(metavar="KEY", help="For --url, where the gateway wants one.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 Patience = Annotated[
     float, typer.Option(min=0, help="Seconds to wait for blocks that are missing or peers that are full.")
 ]
@@ -43,6 +79,19 @@ def check_codec(codec: str | None) -> None:
     """Raises UsageError for one that no peer speaks."""
     if codec is not None and codec not in CODECS:
         raise UsageError(f"--codec is one of {', '.join(CODECS)}, not '{codec}'")
+
+
+def swarm_or_gateway(
+    context: typer.Context, initial_peers: Sequence[str] | None, url: str | None
+) -> tuple[tuple[str, ...], str | None]:
+    """The addresses in `--initial-peers`, or what `--url` says; of two, the one that was given more directly. Raises
+    UsageError."""
+    weaker = outranked(context, "initial_peers", "url")
+    if url is None or "url" in weaker:
+        return split_peers(initial_peers), None
+    if initial_peers and "initial_peers" not in weaker:
+        raise UsageError("--initial-peers joins a swarm and --url asks a gateway: give only one of them")
+    return (), url
 
 
 def split_peers(given: Sequence[str] | None) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from peers.executor_settings import Streaming
 from swarm.ids import PeerId, Span
+from swarm.running import Running
 
 __all__ = ["Ready", "is_loopback", "join_command", "run_command"]
 
@@ -31,6 +32,11 @@ class Ready:
     @property
     def join(self) -> str:
         return join_command(self.model, self.addresses)
+
+    def running(self, name: str) -> Running:
+        """For others on this machine; `name`: the public one."""
+        address = next(iter(self.addresses), None)
+        return Running.here("peer", models=(self.model,), blocks=str(self.blocks), address=address, name=name)
 
     def event(self) -> dict[str, Any]:
         """The fields of the JSON line `{"event": "ready", …}`."""

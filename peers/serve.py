@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,7 @@ from swarm.catalogue import default_cache
 from swarm.entrance import parse_peers
 from swarm.event_loop import new_event_loop
 from swarm.ids import Span
+from swarm.running import announce_running, state_folder
 from swarm.settings import outranked
 from swarm.terminal import LogFormat, emit, setup_logging
 
@@ -155,14 +157,19 @@ def data_folder(environ: Mapping[str, str], home: Path) -> Path:
 def _run(settings: ServeSettings, log_format: LogFormat, *, stop_with_stdin: bool) -> int:
     """The exit status."""
     os.environ.setdefault(*IDLE_THREADS)
+    state = state_folder(os.environ, Path.home())
     from peers.ready import Ready
     from peers.volunteer import volunteer  # brings torch's and hivemind's seconds of import
 
+    notes = ExitStack()  # what others on this machine may know while this process runs
+
     def show(ready: Ready) -> None:
+        notes.close()
+        notes.enter_context(announce_running(ready.running(settings.public_name), state))
         if log_format is LogFormat.JSON:
             emit("ready", **ready.event())
         else:
             print(ready.text(), flush=True)
 
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+    with notes, asyncio.Runner(loop_factory=new_event_loop) as runner:
         return runner.run(until_told(volunteer(settings, show), stdin=stop_with_stdin))

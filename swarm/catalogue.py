@@ -8,7 +8,16 @@ from pathlib import Path
 
 from swarm.errors import ModelError
 
-__all__ = ["CATALOGUE", "Entry", "default_cache", "embedded_file", "find", "suggest"]
+__all__ = [
+    "CATALOGUE",
+    "Entry",
+    "default_cache",
+    "embedded_file",
+    "find",
+    "hub_cache",
+    "known_names",
+    "suggest",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,3 +76,19 @@ def default_cache(environ: Mapping[str, str]) -> Path:
     """Where converted models are kept, from the user's environment."""
     base = environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path(environ.get("HOME") or Path.home()) / ".cache") / "swarm"
+
+
+def hub_cache(environ: Mapping[str, str]) -> Path:
+    """Where huggingface_hub keeps what it has fetched, as it finds out itself, without importing it."""
+    if given := environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE"):
+        return Path(given).expanduser()
+    home = environ.get("HF_HOME")
+    base = Path(environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME") or Path.home()) / ".cache") / "huggingface"
+    return (Path(home).expanduser() if home else base) / "hub"
+
+
+def known_names(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Aliases, and the hub ids of models that are in the hub's cache."""
+    folders = sorted(hub_cache(environ).glob("models--*--*"))
+    fetched = ["/".join(folder.name.split("--")[1:]) for folder in folders]
+    return tuple(dict.fromkeys([*(entry.alias for entry in CATALOGUE), *fetched]))

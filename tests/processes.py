@@ -44,7 +44,7 @@ class ServePeer(ServeProcess):
         super().__init__(
             [str(model), *LOCAL, f"--identity-path={identity}", *entry, *span, *options],
             name=name,
-            environment={"OMP_NUM_THREADS": THREADS},
+            environment={"OMP_NUM_THREADS": THREADS, "XDG_STATE_HOME": self._home.name},
         )
 
     @property
