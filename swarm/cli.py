@@ -48,10 +48,6 @@ COMMANDS: Mapping[str, Entry | Group] = {
     "status": Entry("clients.status:status", "Show which peers hold which blocks, and how they are."),
     "ps": Entry("clients.terminal.ps:ps", "List the peers and gateways that run on this machine."),
     "list": Entry("clients.terminal.listing:list_models", "List the models that are on this machine."),
-    "pull": Entry("clients.terminal.pull:pull", "Fetch a model beforehand."),
-    "doctor": Entry(
-        "clients.doctor.command:doctor", "Check this machine and a swarm's reachability, and say what to do."
-    ),
     "demo": Entry("clients.demo:demo", "Start a small swarm on this machine, use it, and kill a peer in mid-answer."),
     "bench": Group(
         "Measure a swarm, or a part of it, beside the least that it could take.",

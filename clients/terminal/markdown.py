@@ -4,6 +4,7 @@ So a long answer neither flickers nor outgrows the screen, and what has scrolled
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 from markdown_it import MarkdownIt
@@ -11,7 +12,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.markdown import Markdown
 from rich.segment import Segment
 
-__all__ = ["Growing", "Tail", "rendered"]
+__all__ = ["Block", "Growing", "Tail"]
 
 # HTML stays text: the library would leave it out, and with it what the model wrote.
 PARSER = MarkdownIt("commonmark", {"html": False}).enable("strikethrough").enable("table")
@@ -38,11 +39,16 @@ class Growing:
         return tuple("".join(lines[a:b]) for a, b in pairwise(cuts))
 
 
-def rendered(text: str) -> RenderableType:
-    """Addresses of links are shown, not hidden behind their words."""
-    markdown = Markdown("", hyperlinks=False)
-    markdown.parsed = PARSER.parse(text)
-    return markdown
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Markdown to draw. Addresses of links are shown, not hidden behind their words."""
+
+    text: str
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        markdown = Markdown("", hyperlinks=False)
+        markdown.parsed = PARSER.parse(self.text)
+        yield markdown
 
 
 class Tail:

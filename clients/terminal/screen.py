@@ -15,12 +15,13 @@ from rich.text import Text as RichText
 
 from clients.story import plain_lines
 from clients.terminal.backend import ChainNow, Ended, Happening, Lost, Pace, Pausing, Text
-from clients.terminal.markdown import Growing, Tail, rendered
+from clients.terminal.markdown import Block, Growing, Tail
 from swarm.terminal import plain
 
 __all__ = ["Answer", "LiveScreen", "PlainScreen", "Screen", "Stats", "show"]
 
-FRAME_SECONDS = 0.08  # between two drawings
+FRAME_SECONDS = 0.08  # between two drawings while text comes
+REFRESHES = 4  # a second, of drawings besides
 FENCES = ("```", "~~~")
 KEPT_LINES = 3  # of the screen that an unfinished block leaves free
 
@@ -160,7 +161,7 @@ class _LiveAnswer:
         self._drawn = 0.0
         self._blocks = 0  # that are printed
         self._padded = False  # whether the last of them was
-        self._live = Live(console=console, auto_refresh=False, transient=True, vertical_overflow="crop")
+        self._live = Live(console=console, refresh_per_second=REFRESHES, transient=True, vertical_overflow="crop")
 
     def add(self, text: str) -> None:
         self._text.add(plain_lines(text))
@@ -191,15 +192,17 @@ class _LiveAnswer:
 
     def _draw(self, *, now: bool = False) -> None:
         if not now and self._clock() < self._drawn + FRAME_SECONDS:
+            self._live.update(self._last_block())  # to be drawn soon, even if nothing more comes
             return
         whole = self._text.settled()
-        status = RichText(self._status, style="dim", no_wrap=True, overflow="ellipsis")
-        free = max(2, self._console.height - KEPT_LINES)
-        above = rendered(self._text.rest)
-        self._live.update(Tail(above, free, [status]))  # before anything is printed, or both would be there at once
+        self._live.update(self._last_block())  # before anything is printed, or both would be there at once
         self._settle(whole)
         self._live.refresh()
         self._drawn = self._clock()
+
+    def _last_block(self) -> Tail:
+        status = RichText(self._status, style="dim", no_wrap=True, overflow="ellipsis")
+        return Tail(Block(self._text.rest), max(2, self._console.height - KEPT_LINES), [status])
 
     def _settle(self, blocks: Iterable[str]) -> None:
         """Print blocks for good, above what is still drawn."""
@@ -208,7 +211,7 @@ class _LiveAnswer:
                 continue
             padded = block.lstrip().startswith(FENCES)  # code is drawn with empty lines around it
             gap = [""] if self._blocks and not (padded or self._padded) else []
-            self._console.print(*gap, rendered(block), sep="\n")
+            self._console.print(*gap, Block(block), sep="\n")
             self._blocks, self._padded = self._blocks + 1, padded
 
 

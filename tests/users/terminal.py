@@ -54,6 +54,9 @@ class Terminal:
             self._news.wait_for(lambda: text.encode() in self._screen or self._ended, limit)
         assert text in self.screen, f"'{text}' was not shown, but:\n{self.screen}"
 
+    def enter(self, text: str) -> None:
+        os.write(self._master, text.encode())
+
     def press_ctrl_c(self) -> None:
         """SIGINT for everyone in the foreground group, as a keyboard does it."""
         os.write(self._master, CTRL_C)

@@ -22,7 +22,8 @@ from tests.clients.local_session import LocalConnection
 
 GREEDY = Choosing(temperature=0, max_new_tokens=9)
 TEMPLATE = (
-    "{% for m in messages %}{{ m.role }} : {{ m.content }} ; {% endfor %}{% if add_generation_prompt %}assistant : {% endif %}"
+    "{% for m in messages %}{{ m.role }} : {{ m.content }} ; {% endfor %}"
+    "{% if add_generation_prompt %}assistant : {% endif %}"
 )
 ADA = Hop(Contact(PeerId("peer-of-ada"), ()), Span(0, 4), 0.1, name="ada")
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from clients.terminal.markdown import Growing, Tail, rendered
+from clients.terminal.markdown import Block, Growing, Tail
 
 TEXT = """# Title
 
@@ -61,7 +61,7 @@ def test_block_that_may_still_grow_is_not_settled() -> None:
 
 
 def test_html_and_addresses_are_shown_as_they_are() -> None:
-    out = shown(rendered("<think>so</think>\n\n<div>\nhidden?\n</div>\n\n[click](http://evil.example)"))
+    out = shown(Block("<think>so</think>\n\n<div>\nhidden?\n</div>\n\n[click](http://evil.example)"))
     for text in ("<think>so</think>", "hidden?", "http://evil.example"):
         assert text in out
     assert "\x1b]8" not in out
