@@ -1,7 +1,7 @@
-"""How parallel workers share the tests: a file is never split, and one worker runs all that are whole machines' work.
+"""How parallel workers share the tests: a file is never split, and whole swarms come one after another in one worker.
 
-Peers, clients and browsers in processes of their own compete for the same cores: they come one after another, and
-first, since they take longest. Whatever needs no more than its own process runs beside them.
+Peers, clients and browsers in processes of their own compete for the same cores. Tests of many of them come first, in
+one worker, and whatever needs no more than its own process runs beside them; those of a few come last.
 """
 
 from typing import TYPE_CHECKING
@@ -13,30 +13,30 @@ if TYPE_CHECKING:
 
 __all__ = ["Shares", "share"]
 
-MACHINES = "machines"
-OF_MACHINES = (
-    "tests/real/",
-    "tests/conformance/",
-    "tests/browser/",
-    "tests/soak/",
-    "tests/users/",
-    "tests/peers/test_serve_process.py",
-)
+SWARMS = "swarms"
+OF_SWARMS = ("tests/real/", "tests/conformance/", "tests/browser/", "tests/soak/")
+PEERS = ("tests/users/", "tests/peers/test_serve_process.py")
 
 
 def share(test: str) -> str:
     """What the test of this node id is run together with, in one worker."""
     file = test.partition("::")[0]
-    return MACHINES if file.startswith(OF_MACHINES) else file
+    if file.startswith(OF_SWARMS):
+        return SWARMS
+    return next((place for place in PEERS if file.startswith(place)), file)
 
 
 class Shares(LoadScopeScheduling):
-    """Gives whole shares to workers, that of the machines before all others."""
+    """Gives whole shares to workers: of swarms before all others, of single peers after them."""
 
     def _split_scope(self, nodeid: str) -> str:
         return share(nodeid)
 
     def _assign_work_unit(self, node: "WorkerController") -> None:
-        if MACHINES in self.workqueue:
-            self.workqueue.move_to_end(MACHINES, last=False)
+        """Whatever stands first in the queue is next."""
+        if SWARMS in self.workqueue:
+            self.workqueue.move_to_end(SWARMS, last=False)
+        for place in PEERS:
+            if place in self.workqueue:
+                self.workqueue.move_to_end(place)
         super()._assign_work_unit(node)

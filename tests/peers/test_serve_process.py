@@ -78,37 +78,7 @@ def test_join_line_pasted_elsewhere_starts_a_peer_with_the_missing_blocks(first:
         assert known[second.peer_id].public_name == "second"
         assert known[second.peer_id].span == Span(2, 4)
         assert known[second.peer_id].cache_left > 0
-
-
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_peer_that_is_told_to_stop_says_goodbye_and_leaves_nothing(
-    first: ServePeer, cache: Path, number: signal.Signals, status: int
-) -> None:
-    with joining(first.ready.join, cache, "--num-blocks", "1") as peer:
-        peer.wait_ready()
-        family = peer.family()
-        os.kill(peer.pid, number)
-        assert peer.wait() == status
-        assert psutil.wait_procs(family, GONE)[1] == []
-        assert list(peer.temporary.iterdir()) == []
-        known = records(first)
-        assert known[peer.peer_id].state is PeerState.OFFLINE
-
-
-def test_end_of_standard_input_ends_the_peer(first: ServePeer, cache: Path) -> None:
-    with joining(first.ready.join, cache, "--num-blocks", "1") as peer:
-        peer.wait_ready()
-        peer.abandon()
-        assert peer.wait() == 0
-
-
-def test_killed_network_process_takes_executor_and_daemon_along(first: ServePeer, cache: Path) -> None:
-    with joining(first.ready.join, cache, "--num-blocks", "1") as peer:
-        peer.wait_ready()
-        family = peer.family()
-        assert len(family) >= 3
-        os.kill(peer.pid, signal.SIGKILL)
-        assert psutil.wait_procs(family, GONE)[1] == []
+        assert leaves_nothing(second, first, signal.SIGTERM) == 0
 
 
 def test_killed_executor_is_started_again_and_the_peer_keeps_its_identity(first: ServePeer, cache: Path) -> None:
@@ -118,6 +88,25 @@ def test_killed_executor_is_started_again_and_the_peer_keeps_its_identity(first:
         peer.wait_line("the device process is back")
         peer.wait_line("online again")
         assert records(first)[peer.peer_id].state is PeerState.ONLINE
+        assert leaves_nothing(peer, first, signal.SIGINT) == 130
+
+
+def leaves_nothing(peer: ServePeer, witness: ServePeer, number: signal.Signals) -> int:
+    """A peer that is told to stop says goodbye, and nothing of it stays; its exit status."""
+    family = peer.family()
+    os.kill(peer.pid, number)
+    status = peer.wait()
+    assert psutil.wait_procs(family, GONE)[1] == []
+    assert list(peer.temporary.iterdir()) == []
+    assert records(witness)[peer.peer_id].state is PeerState.OFFLINE
+    return status
+
+
+def test_end_of_standard_input_ends_the_peer(first: ServePeer, cache: Path) -> None:
+    with joining(first.ready.join, cache, "--num-blocks", "1") as peer:
+        peer.wait_ready()
+        peer.abandon()
+        assert peer.wait() == 0
 
 
 def test_killed_daemon_ends_the_peer_in_a_sentence(first: ServePeer, cache: Path) -> None:
@@ -129,12 +118,15 @@ def test_killed_daemon_ends_the_peer_in_a_sentence(first: ServePeer, cache: Path
 
 
 def test_peer_outlives_the_one_that_it_joined_through(model: Path, cache: Path) -> None:
+    """Of which nothing is left when its network process is killed."""
     with ServePeer(model, "--cache-dir", str(cache), "--num-blocks", "1", name="bootstrap") as bootstrap:
         bootstrap.wait_ready()
         with joining(bootstrap.ready.join, cache, "--num-blocks", "1") as peer:
             peer.wait_ready()
-            bootstrap.kill()
-            bootstrap.wait()
+            family = bootstrap.family()
+            assert len(family) >= 3
+            os.kill(bootstrap.pid, signal.SIGKILL)
+            assert psutil.wait_procs(family, GONE)[1] == []  # executor and daemon, too
             with joining(join_through(peer), cache, "--num-blocks", "1") as later:
                 later.wait_ready()
                 assert records(later)[peer.peer_id].state is PeerState.ONLINE

@@ -16,6 +16,7 @@ from tests.real.herd import Herd
 from tests.real.prompts import Text
 
 SPANS = (Span(0, 10), Span(10, 20), Span(20, 30))
+MIDDLE = SPANS[1]
 
 
 @pytest.fixture(scope="session")
@@ -43,9 +44,9 @@ def text(checkpoint: Checkpoint) -> Text:
 
 @pytest.fixture(scope="package")
 def herd(checkpoint: Checkpoint, cache: Path) -> Iterator[Herd]:
-    """Three peers, ten blocks each; at the end nothing of them may be left."""
+    """Three peers, ten blocks each, and a spare for the middle; at the end nothing of them may be left."""
     with Herd(checkpoint, cache) as herd:
-        herd.ensure(dict.fromkeys(SPANS, 1))
+        herd.ensure({**dict.fromkeys(SPANS, 1), MIDDLE: 2})
         yield herd
         folders = [process.temporary for process in herd.swarm.peers]
     assert herd.left_behind() == []

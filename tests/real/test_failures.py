@@ -10,14 +10,13 @@ from transformers import LogitsProcessorList, PreTrainedModel
 from clients.model import SwarmModelForCausalLM
 from swarm.errors import MissingBlocks
 from swarm.ids import Span
-from tests.real.conftest import SPANS
+from tests.real.conftest import MIDDLE, SPANS
 from tests.real.herd import Herd, executor
 from tests.real.prompts import Text, answers, options
 from tests.real.watching import AtToken, Watch
 
 NEW = 10
 KILL_AT = 3
-MIDDLE = SPANS[1]
 
 
 @contextmanager
@@ -45,19 +44,7 @@ def bare(herd: Herd) -> Herd:
     return herd
 
 
-def test_killed_hop_is_replaced_and_tokens_are_identical(spared: Herd, local: PreTrainedModel, text: Text) -> None:
-    watch = Watch()
-
-    def kill() -> None:
-        spared.kill(spared.named(watch.chain[1]))
-
-    with client(spared, watch) as model:
-        prompt, before = text.prompt(60), AtToken(KILL_AT, kill)
-        ours = answers(model, prompt, logits_processor=LogitsProcessorList([before]), **options("greedy", NEW))
-    first, last = watch.changes[0], watch.changes[-1]
-    assert ours == answers(local, prompt, **options("greedy", NEW))
-    assert watch.lost == {first.hops[1].peer}
-    assert [hop.peer for hop in last.hops if hop in first.hops] == [first.hops[0].peer, first.hops[2].peer]
+# In an order in which few peers have to be started: first those who only suffer, then those who die.
 
 
 def test_hop_that_hangs_is_replaced_and_tokens_are_identical(spared: Herd, local: PreTrainedModel, text: Text) -> None:
@@ -88,6 +75,21 @@ def test_killed_device_process_costs_no_token(spared: Herd, local: PreTrainedMod
     assert ours == answers(local, prompt, **options("sampling", NEW))
     assert watch.changes[0].hops[1].peer in watch.lost
     spared.named(watch.changes[0].hops[1].peer).wait_line("online again")
+
+
+def test_killed_hop_is_replaced_and_tokens_are_identical(spared: Herd, local: PreTrainedModel, text: Text) -> None:
+    watch = Watch()
+
+    def kill() -> None:
+        spared.kill(spared.named(watch.chain[1]))
+
+    with client(spared, watch) as model:
+        prompt, before = text.prompt(60), AtToken(KILL_AT, kill)
+        ours = answers(model, prompt, logits_processor=LogitsProcessorList([before]), **options("greedy", NEW))
+    first, last = watch.changes[0], watch.changes[-1]
+    assert ours == answers(local, prompt, **options("greedy", NEW))
+    assert watch.lost == {first.hops[1].peer}
+    assert [hop.peer for hop in last.hops if hop in first.hops] == [first.hops[0].peer, first.hops[2].peer]
 
 
 def test_missing_blocks_are_named_when_patience_ends(bare: Herd, text: Text) -> None:
