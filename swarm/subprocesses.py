@@ -1,6 +1,7 @@
-"""Serving peers as child processes, each in a process group of its own, that never outlive the one who started them.
+"""Serving peers and gateways as child processes, each in a process group of its own, that never outlive the one who
+started them.
 
-Peers are started by the command line, as a person would, and speak JSON lines (`--log-format json`). A child leaves by
+They are started by the command line, as a person would, and speak JSON lines (`--log-format json`). A child leaves by
 itself when its standard input ends (`--stop-with-stdin`): even a SIGKILL of the parent leaves no process behind.
 """
 
@@ -23,7 +24,7 @@ from typing import IO, Any, Self
 from swarm.errors import SwarmError
 from swarm.ids import PeerId, Span
 
-__all__ = ["ReadyPeer", "ServeProcess"]
+__all__ = ["ReadyPeer", "ServeProcess", "SwarmProcess"]
 
 KEPT_LINES = 2000  # of the log of one child
 SHOWN_LINES = 12  # of it in an error
@@ -60,31 +61,29 @@ def _without_defaults(environ: Mapping[str, str]) -> dict[str, str]:
     return {**kept, "SWARM_CONFIG": os.devnull, "PYTHONUNBUFFERED": "1"}
 
 
-class ServeProcess:
-    """One `swarm serve` in a process group of its own. Use it as a context manager, or call `close`.
+class SwarmProcess:
+    """One long-lived command of swarm in a process group of its own. Use it as a context manager, or call `close`.
 
     Blocking calls have a time limit; from asyncio, call them through `asyncio.to_thread`. Thread-safe.
     """
 
     def __init__(
         self,
-        arguments: Sequence[str],
+        command: Sequence[str],
         *,
-        name: str = "peer",
+        name: str,
         environment: Mapping[str, str] | None = None,
-        command: Sequence[str] = (sys.executable, "-m", "swarm", "serve"),
     ) -> None:
-        """`arguments` as after `swarm serve`; `environment` is added to our own; `name` is for messages."""
+        """`environment` is added to our own; `name` is for messages."""
         self.name = name
         self.temporary = Path(tempfile.mkdtemp(prefix="swarm-peer-"))  # the child's TMPDIR
         self._lines: deque[str] = deque(maxlen=KEPT_LINES)
-        self._ready: ReadyPeer | None = None
         self._ended = False  # its output
         self._closed = False
         self._news = threading.Condition()
         try:
             self._process = subprocess.Popen(
-                [*command, *arguments, "--log-format", "json", "--stop-with-stdin"],
+                [*command, "--log-format", "json", "--stop-with-stdin"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -99,21 +98,11 @@ class ServeProcess:
 
     # --- what it says -------------------------------------------------------------------------------------------
 
-    def wait_ready(self, limit: float = 120.0) -> ReadyPeer:
-        """Blocks until it serves. Raises SwarmError, with its last lines, if it ends or `limit` seconds pass."""
-        self._wait(lambda: self._ready is not None, "is not ready", limit)
-        assert self._ready is not None
-        return self._ready
-
     def wait_line(self, text: str, limit: float = 60.0) -> str:
-        """Blocks until a line of its log holds `text`; that line. Raises SwarmError as `wait_ready` does."""
+        """Blocks until a line of its log holds `text`; that line. Raises SwarmError, with its last lines, if it ends or
+        `limit` seconds pass."""
         self._wait(lambda: any(text in line for line in self._lines), f"did not say '{text}'", limit)
         return next(line for line in self.log if text in line)
-
-    @property
-    def ready(self) -> ReadyPeer:
-        """What it said when it began to serve. Raises SwarmError before that."""
-        return self.wait_ready(limit=0)
 
     @property
     def log(self) -> list[str]:
@@ -162,7 +151,7 @@ class ServeProcess:
         try:
             code = self._process.wait(limit)
         except subprocess.TimeoutExpired:
-            raise SwarmError(f"the serving process '{self.name}' still runs after {limit:.0f} s") from None
+            raise SwarmError(f"the process '{self.name}' still runs after {limit:.0f} s") from None
         self._reader.join(limit)
         return code
 
@@ -194,6 +183,9 @@ class ServeProcess:
 
     # --- inside -------------------------------------------------------------------------------------------------
 
+    def _hear_ready(self, event: Mapping[str, Any]) -> None:
+        """It says that it is up."""
+
     def _wait(self, met: Callable[[], bool], what: str, limit: float) -> None:
         with self._news:
             self._news.wait_for(lambda: met() or self._ended, limit)
@@ -202,7 +194,7 @@ class ServeProcess:
         code = self._process.poll()
         ending = f"{what} after {limit:.0f} s" if code is None else f"ended with exit status {code}"
         lines = "\n  ".join(self.log[-SHOWN_LINES:]) or "(nothing)"
-        raise SwarmError(f"the serving process '{self.name}' {ending}; the last it said was:\n  {lines}")
+        raise SwarmError(f"the process '{self.name}' {ending}; the last it said was:\n  {lines}")
 
     def _signal_group(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):  # everyone in it is gone
@@ -217,12 +209,42 @@ class ServeProcess:
             with self._news:
                 self._lines.append(line)
                 if event is not None and event.get("event") == "ready":
-                    self._ready = ReadyPeer.from_event(event)
+                    self._hear_ready(event)
                 self._news.notify_all()
         self._process.wait()  # its output has ended, so it is ending
         with self._news:
             self._ended = True
             self._news.notify_all()
+
+
+class ServeProcess(SwarmProcess):
+    """One `swarm serve`."""
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        *,
+        name: str = "peer",
+        environment: Mapping[str, str] | None = None,
+        command: Sequence[str] = (sys.executable, "-m", "swarm", "serve"),
+    ) -> None:
+        """`arguments` as after `swarm serve`."""
+        self._ready: ReadyPeer | None = None
+        super().__init__([*command, *arguments], name=name, environment=environment)
+
+    def wait_ready(self, limit: float = 120.0) -> ReadyPeer:
+        """Blocks until it serves. Raises SwarmError, with its last lines, if it ends or `limit` seconds pass."""
+        self._wait(lambda: self._ready is not None, "is not ready", limit)
+        assert self._ready is not None
+        return self._ready
+
+    @property
+    def ready(self) -> ReadyPeer:
+        """What it said when it began to serve. Raises SwarmError before that."""
+        return self.wait_ready(limit=0)
+
+    def _hear_ready(self, event: Mapping[str, Any]) -> None:
+        self._ready = ReadyPeer.from_event(event)
 
 
 def _event(line: str) -> dict[str, Any] | None:
