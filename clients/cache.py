@@ -2,7 +2,7 @@
 
 import threading
 import weakref
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol, Self, TypeVar
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class SessionLike(Protocol):
-    """What a cache does with a `clients.session.Session`."""
+    """What caches and lanes do with a `clients.session.Session`."""
 
     @property
     def positions(self) -> Mapping[RowId, int]: ...
@@ -34,11 +34,13 @@ class SessionLike(Protocol):
     async def step(self, rows: Sequence[RowChunk], hidden: Tensor) -> Tensor: ...
     async def fork(self, forks: Sequence[tuple[RowId, int]]) -> list[RowId]: ...
     def predict_step(self, tokens: int) -> float: ...
+    async def reserve(self, tokens: int) -> bool: ...
+    def spare(self, rows: Iterable[RowId]) -> None: ...
     async def close(self) -> None: ...
 
 
 class Opener(Protocol):
-    """What a cache needs of a `clients.connection.Connection`."""
+    """What caches and lanes need of a `clients.connection.Connection`."""
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]: ...
     async def session(self, *, embed: Embed, lease_tokens: int, observer: Observer | None = None) -> SessionLike: ...

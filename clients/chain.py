@@ -73,6 +73,22 @@ class Chain:
         finally:
             self._opening.pop(leg.session, None)
 
+    async def ask(self, leg: Leg, frame: bytes, seconds: float) -> Message | None:
+        """What a hop says to an Open of a session that it has: Ready, Busy or Fault; None when no answer comes."""
+        stream = self._streams.get(leg.session)
+        if stream is None:
+            return None
+        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._opening[leg.session] = answer
+        stream.post(frame)
+        try:
+            async with asyncio.timeout(seconds):
+                return await answer
+        except (TimeoutError, StreamClosed):
+            return None
+        finally:
+            self._opening.pop(leg.session, None)
+
     async def roll_call(self, legs: Sequence[Leg], seconds: float) -> tuple[list[Leg], dict[SessionId, int]]:
         """The legs that answer in time, with where their rows stand, and the tokens that wait at each."""
         async with asyncio.TaskGroup() as group:

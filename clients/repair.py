@@ -51,6 +51,33 @@ class Repair:
             for leg in self._chain.legs:
                 self._client.backoff.forgive(leg.peer)
 
+    async def reserve(self, tokens: int) -> bool:
+        """See `Session.reserve`."""
+        before, self._lease = self._lease, tokens
+        async with asyncio.TaskGroup() as group:
+            asked = [group.create_task(self._lease_of(leg)) for leg in self._chain.legs]
+        if all(task.result() for task in asked):
+            return True
+        self._lease = before
+        async with asyncio.TaskGroup() as group:  # those that had room give it back
+            for leg in self._chain.legs:
+                group.create_task(self._lease_of(leg))
+        return False
+
+    async def _lease_of(self, leg: Leg) -> bool:
+        """Tell a hop what the lease is now; whether it agrees."""
+        client = self._client
+        frame = Open(
+            session=leg.session,
+            model=client.model.digest,
+            hop=leg.hop.span,
+            codec=client.codec,
+            prev=self._prev[leg.session],
+            next=None,
+            lease=self._lease,
+        ).pack()
+        return isinstance(await self._chain.ask(leg, frame, client.ping_seconds), Ready)
+
     # --- what an event means ---
 
     def diagnose(self, index: int, fault: Fault) -> Trouble | None:

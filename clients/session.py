@@ -7,7 +7,7 @@ has everybody send on from there (`clients.repair`). Steps are idempotent, so th
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -51,6 +51,7 @@ class Session:
         self._pending = Pending({}, client.hidden_size, torch.float32)
         self._unconfirmed: list[Fork] = []
         self._next_row = 0
+        self._spare: frozenset[RowId] = frozenset()
         self._turn = asyncio.Lock()
         self.chain = Chain()
         self._repair = Repair(client, self.chain, lease=lease, patience=patience, tell=self._tell)
@@ -108,6 +109,17 @@ class Session:
                     entries.append(ForkEntry(src, at, dst))
             self._apply(entries, set(result))
             return result
+
+    async def reserve(self, tokens: int) -> bool:
+        """Ask every hop to keep room for `tokens` over all rows instead of what was asked for before. False: one has no
+        room, or does not answer; then nothing has changed."""
+        async with self._turn:
+            return await self._repair.reserve(tokens)
+
+    def spare(self, rows: Iterable[RowId]) -> None:
+        """When a hop is lost, these are forgotten instead of computed again, as if no fork had named them. Not for rows
+        of the next step; each call replaces the one before."""
+        self._spare = frozenset(rows)
 
     async def close(self) -> None:
         """Free everything on every hop; safe to repeat."""
@@ -204,6 +216,8 @@ class Session:
         return self._repair.other(index, message)
 
     async def _mend(self, trouble: Trouble) -> None:
+        if trouble.drop and self.chain.legs and self._spare & self._lengths.keys():
+            self._apply((), set(self._lengths) - self._spare)
         goals = {
             row: RowGoal(length, want if (want := self._pending.want(row)) is not None else length)
             for row, length in self._lengths.items()

@@ -362,7 +362,8 @@ class Engine:
                 raise HopError(FaultCode.REFUSED, f"a lease of {message.lease} tokens; this peer gives {most} at most")
             if not self._leases.raise_to(session.id, self._span.pool.pages_for(message.lease)):
                 raise self._full(f"{message.lease} tokens are wanted and {self._leases.free_tokens} more are free")
-            session.lease = message.lease
+        session.lease = message.lease
+        self._settle(session)
         self._send(session.owner, Ready(session.id))
 
     def _resend(self, session: HopSession) -> None:

@@ -16,6 +16,11 @@ class Limits:
     waiting: int = 256  # requests for which no lane has a row yet
     prompt_tokens: int = 1024  # of prompts in a step in which no answer goes on
     beside_tokens: int = 64  # of prompts in a step in which answers go on, so that no next token waits long
+    ahead_tokens: int = 128  # of an answer for which peers are asked to keep room before it is there
+    kept_rows: int = 64  # of complete answers, which one lane's peers remember,
+    kept_tokens: int = 32_768  # with so many tokens in all,
+    kept_seconds: float = 900.0  # and for so long after they were used last
+    idle_seconds: float = 240.0  # without anything to do, after which a lane gives everything back; peers wait 300
     unread: int = 64  # tokens that a reader may be behind before its request waits for it
 
     def __post_init__(self) -> None:

@@ -48,11 +48,24 @@ class Row:
     id: RowId | None = None
     source: "Row | None" = None
     choices: list[Choice] = field(default_factory=list)
+    shared: int = 0  # of its first tokens, with the row that it was copied from: they take no room of their own
+    private: bool = False  # nobody else may go on from it
+    used: float = 0.0  # seconds: when it was complete, or last copied
 
     @property
     def left(self) -> int:
         """Tokens that have to be computed before the next one can be chosen."""
         return len(self.tokens) - self.done
+
+    @property
+    def own(self) -> int:
+        """Tokens for which it takes room."""
+        return len(self.tokens) - self.shared
+
+    @property
+    def coming(self) -> int:
+        """Tokens that may follow those that are known."""
+        return max((choice.job.request.max_new_tokens - choice.made for choice in self.choices), default=0)
 
     @property
     def origin(self) -> RowId:

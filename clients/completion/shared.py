@@ -2,11 +2,13 @@
 
 import asyncio
 import threading
+import time
 from collections import deque
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
-from clients.completion.handle import Handle
+from clients.completion.handle import Handle, hand_out
 from clients.completion.lane import Lane
 from clients.completion.limits import Limits
 from clients.completion.request import MOST_LOGPROBS, Request
@@ -16,18 +18,29 @@ from swarm.errors import Busy, UsageError
 
 __all__ = ["SharedModel"]
 
+ROW_TOKENS = 32  # of a prompt that take as long as one more row in all the steps of an answer
+
 
 class SharedModel:
     """A `Completer` over a few lanes, each a chain and a thread of its own. An async context manager; `submit` from any
     event loop. The model stays open when this ends, and may be used beside it."""
 
-    def __init__(self, model: SwarmModelForCausalLM, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        model: SwarmModelForCausalLM,
+        limits: Limits | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.limits = limits or Limits()
         self._model = model
         self._lock = threading.Lock()
         self._waiting: deque[Job] = deque()
         self._closed = False
-        self._lanes = [Lane(model, model.connection, self.limits, self._assign) for _ in range(self.limits.lanes)]
+        self._lanes = [
+            Lane(model, model.connection, self.limits, freed=self._assign, clock=clock)
+            for _ in range(self.limits.lanes)
+        ]
 
     def submit(self, request: Request) -> Handle:
         """See `Completer`. For a coroutine on the event loop that will read the answer."""
@@ -46,6 +59,11 @@ class SharedModel:
     def running(self) -> int:
         """Answers that are computed now."""
         return sum(lane.load for lane in self._lanes)
+
+    @property
+    def kept_tokens(self) -> int:
+        """Tokens of complete answers that peers still have, for prompts that begin alike."""
+        return sum(lane.kept for lane in self._lanes)
 
     @property
     def waiting(self) -> int:
@@ -78,13 +96,18 @@ class SharedModel:
     def _assign(self) -> None:
         """Give requests that wait to lanes that have room, in order."""
         with self._lock:
+            gone = [job for job in self._waiting if job.handle.closed]
+            for job in gone:
+                self._waiting.remove(job)
             while self._waiting:
                 job = self._waiting[0]
-                lane = min(self._lanes, key=lambda lane: lane.load)
-                if not job.handle.closed and lane.load + job.request.choices > self.limits.rows:
-                    return
+                lanes = [lane for lane in self._lanes if lane.load + job.request.choices <= self.limits.rows]
+                if not lanes:
+                    break
                 self._waiting.popleft()
-                lane.add(job)
+                _best(lanes, job.request).add(job)
+        if gone:
+            hand_out({}, [job.handle for job in gone])
 
     def _retry_after(self) -> float:
         """Seconds after which there should be room: each answer that runs now makes some when it ends."""
@@ -92,6 +115,7 @@ class SharedModel:
 
     def _wake(self) -> None:
         """A reader has read, or has gone."""
+        self._assign()
         for lane in self._lanes:
             lane.wake()
 
@@ -114,6 +138,17 @@ class SharedModel:
         if request.logprobs is not None and not 0 <= request.logprobs <= MOST_LOGPROBS:
             raise UsageError(f"log probabilities of 0 to {MOST_LOGPROBS} tokens can be told, not {request.logprobs}")
         _check_sampling(request, vocabulary)
+
+
+def _best(lanes: Sequence[Lane], request: Request) -> Lane:
+    """The lane in which a request costs least: what is known there need not be computed, but every row that is computed
+    beside it makes steps longer."""
+
+    def gain(lane: Lane) -> int:
+        known = lane.known(request.prompt) if request.keep else 0
+        return known - ROW_TOKENS * lane.load
+
+    return max(lanes, key=gain)
 
 
 def _check_sampling(request: Request, vocabulary: int) -> None:

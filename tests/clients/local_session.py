@@ -3,7 +3,7 @@
 import asyncio
 import copy
 import threading
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,6 +36,7 @@ class LocalConnection:
             checkpoint, Span(0, checkpoint.num_blocks), dtype=torch.float32, attn_implementation="eager"
         )
         self.sessions: list[LocalSession] = []
+        self.room = 1 << 20  # tokens that a session may reserve
         self.sent: list[tuple[int, int]] = []  # (tokens, outputs wanted) of every step
         self.gate = threading.Event()  # steps wait for it,
         self.waiting = threading.Event()  # and say so
@@ -112,13 +113,26 @@ class LocalSession:
         return torch.cat(outputs)
 
     async def fork(self, forks: Sequence[tuple[RowId, int]]) -> list[RowId]:
-        caches = {}
+        caches: dict[RowId, DynamicCache] = {}
         for src, at in forks:
-            cache = copy.deepcopy(self._caches[src])
+            cache = self._caches[src]
+            if src not in caches and at == cache.get_seq_length():
+                caches[src] = cache
+                continue
+            cache = copy.deepcopy(cache)
             cache.crop(at - cache.get_seq_length())
             caches[self.new_row()] = cache
         self._caches = caches
         return list(caches)
+
+    async def reserve(self, tokens: int) -> bool:
+        if tokens > self._connection.room:
+            return False
+        self.lease = tokens
+        return True
+
+    def spare(self, rows: Iterable[RowId]) -> None:
+        pass  # nothing is ever lost here
 
     async def close(self) -> None:
         self.gone.set()

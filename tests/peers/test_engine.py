@@ -596,12 +596,15 @@ def test_nan_made_here_is_a_fault_of_this_executor(model: Model, table: Table) -
 # --- opening, leases, room --------------------------------------------------------------------------------------------
 
 
-def test_opening_again_answers_ready_and_can_raise_the_lease(model: Model, table: Table) -> None:
+def test_opening_again_answers_ready_and_changes_the_lease(model: Model, table: Table) -> None:
     chain = one_hop(table, lease=64)
     free = table.engines[B].stats().kv_tokens_free
     assert table.say(B, chain.opening(0)) == [Ready(chain.ids[0])]
+    chain.send((0, 0, model.row(20)))
     assert table.say(B, chain.opening(0, lease=8)) == [Ready(chain.ids[0])]
-    assert table.engines[B].stats().kv_tokens_free == free
+    assert table.engines[B].stats().kv_tokens_free == free + 64 - 24  # what is used stays promised
+    table.say(B, fork(chain, drop=(0,)))
+    assert table.engines[B].stats().kv_tokens_free == free + 64 - 8
     assert table.say(B, chain.opening(0, lease=128)) == [Ready(chain.ids[0])]
     assert table.engines[B].stats().kv_tokens_free == free - 64
     assert faults(table.say(B, chain.opening(0, hop=HEAD))) == [(FaultCode.REFUSED, None)]

@@ -46,5 +46,6 @@ async def ask(completer: Completer, request: Request) -> Answers:
 def greedy(model: PreTrainedModel, prompt: tuple[int, ...], new: int) -> list[int]:
     """The likeliest tokens, by the whole model in this process."""
     tokens = torch.tensor([prompt])
-    made: list[int] = model.generate(tokens, do_sample=False, max_new_tokens=new, eos_token_id=None)[0].tolist()
+    options = {"do_sample": False, "max_new_tokens": new, "eos_token_id": None}
+    made: list[int] = model.generate(tokens, attention_mask=torch.ones_like(tokens), **options)[0].tolist()
     return made[len(prompt) :]
