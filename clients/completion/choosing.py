@@ -18,6 +18,7 @@ from swarm.errors import SwarmError
 
 __all__ = ["Chooser", "Chosen", "choose", "draw"]
 
+COLDEST = 1e-5  # a temperature below it would make infinities of logits, and greedy tokens of all
 RANKED = 256  # the likeliest tokens, which are nearly always enough where only the likeliest count: to sort all is slow
 
 
@@ -129,7 +130,7 @@ def draw(scores: Tensor, choosers: Sequence[Chooser]) -> list[int]:
     """A token of each row of `scores` [n, vocab]: temperature, top_k, top_p and min_p as the library applies them, one
     after another."""
     settings = [chooser.sampling for chooser in choosers]
-    scaled = scores / torch.tensor([s.temperature for s in settings])[:, None]
+    scaled = scores / torch.tensor([max(s.temperature, COLDEST) for s in settings])[:, None]
     points = torch.tensor([chooser.uniform() for chooser in choosers], dtype=torch.float64)
     floors = torch.tensor([s.min_p for s in settings])
     ranked = [i for i, s in enumerate(settings) if s.top_k or s.top_p < 1]
