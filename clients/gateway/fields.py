@@ -10,9 +10,8 @@ from starlette.requests import Request
 
 from clients.gateway.errors import ApiError
 
-__all__ = ["MOST_BODY", "Fields", "read_body", "refusal"]
+__all__ = ["Fields", "read_body", "refusal"]
 
-MOST_BODY = 16 << 20  # bytes of one request
 MOST_TEXT = 8 << 20  # characters of one text
 MOST_ENTRIES = 1 << 20  # of one list, such as a prompt of token ids
 
@@ -137,15 +136,9 @@ class Fields:
         return self.refusal(name, f"'{self.path(name)}' is between {low} and {high}, not {shown}")
 
 
-async def read_body(request: Request, *, most: int = MOST_BODY) -> Fields:
-    """The JSON object that `request` carries. Raises ApiError 400 if it is none, 413 if it has over `most` bytes."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > most:
-            raise ApiError(
-                413, f"the request is larger than {most} bytes", type="invalid_request_error", code="request_too_large"
-            )
+async def read_body(request: Request) -> Fields:
+    """The JSON object that `request` carries, in a body that `answering` has bounded. Raises ApiError 400 if it is none."""
+    body = await request.body()
     try:
         value = json.loads(body, parse_constant=_no_constant)
         if b"\\ud" in body or b"\\uD" in body:  # halves of characters can't be encoded again

@@ -28,7 +28,8 @@ async def model(request: Request) -> JSONResponse:
 
 
 def describe(served: Served) -> dict[str, Any]:
-    """OpenAI's model object, and in "swarm" what is ours: see docs/gateway.md."""
+    """OpenAI's model object, and in "swarm" what is ours. There "replication" is how many peers hold the block that the
+    fewest hold, and "precisions" counts the peers that compute in each."""
     view, trouble = served.view, served.trouble()
     online = [record for record in view.peers if record.state is PeerState.ONLINE]
     replication = view.replication()
