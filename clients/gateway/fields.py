@@ -137,7 +137,7 @@ class Fields:
 
 
 async def read_body(request: Request) -> Fields:
-    """The JSON object that `request` carries, in a body that `answering` has bounded. Raises ApiError 400 for others."""
+    """The JSON object that `request` carries, in a body that `answering` has bounded. ApiError 400 for others."""
     body = await request.body()
     try:
         value = json.loads(body, parse_constant=_no_constant)
