@@ -8,7 +8,18 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from clients.gateway import chat, completions, embeddings, health, metrics, models_api, page, swarm_view
+from clients.gateway import (
+    chat,
+    completions,
+    embeddings,
+    health,
+    messages,
+    metrics,
+    models_api,
+    page,
+    responses,
+    swarm_view,
+)
 from clients.gateway.errors import ApiError, from_swarm, response_to
 from clients.gateway.front import Front
 from clients.gateway.gateway import Gateway
@@ -16,7 +27,8 @@ from swarm.errors import SwarmError
 
 __all__ = ["build"]
 
-MODULES = (page, swarm_view, health, metrics, models_api, chat, completions, embeddings)  # each gives its routes
+# each gives its routes
+MODULES = (page, swarm_view, health, metrics, models_api, chat, completions, responses, messages, embeddings)
 
 
 def build(gateway: Gateway) -> Starlette:

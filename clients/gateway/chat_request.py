@@ -1,35 +1,30 @@
 """The body of `/v1/chat/completions`, read whole before anything is begun."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from clients.completion.request import MOST_LOGPROBS, Sampling
+from clients.completion.request import MOST_LOGPROBS
 from clients.gateway.asking import MOST_CHOICES
 from clients.gateway.chat_messages import read_messages
-from clients.gateway.conversation import Turn
+from clients.gateway.chatting import Chat
 from clients.gateway.fields import Fields
+from clients.gateway.response_format import read_response_format
 from clients.gateway.sampling import read_sampling, read_stops
 from clients.gateway.served import Served
+from clients.gateway.tools import read_tools
 
 __all__ = ["MOST_TOKENS", "ChatRequest", "read_chat", "wants_usage"]
 
 MOST_TOKENS = 1 << 24  # that can be asked for; the context leaves less
 MOST_OPTIONS = 16  # for a chat template
-REFUSED = ("functions", "audio")  # what changes an answer, and can't be had here
+REFUSED = ("audio",)  # what changes an answer, and can't be had here
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRequest:
-    turns: tuple[Turn, ...]
-    limit: int | None
-    sampling: Sampling
-    stops: tuple[str, ...]
-    choices: int
-    logprobs: int | None
+    chat: Chat
     stream: bool
     usage: bool  # in a last chunk of a stream
-    template_options: Mapping[str, Any]
 
 
 def read_chat(fields: Fields, served: Served) -> ChatRequest:
@@ -38,17 +33,18 @@ def read_chat(fields: Fields, served: Served) -> ChatRequest:
         if fields.has(name):
             raise fields.refusal(name, f"'{name}' is not supported here", "unsupported_parameter")
     limit = fields.whole("max_tokens", 1, MOST_TOKENS)
-    return ChatRequest(
+    chat = Chat(
         turns=read_messages(fields),
+        tools=read_tools(fields),
+        form=read_response_format(fields),
         limit=fields.whole("max_completion_tokens", 1, MOST_TOKENS, limit),
         sampling=read_sampling(fields, served.sampling, vocabulary=len(served.tokenizer)),
         stops=read_stops(fields),
         choices=fields.whole("n", 1, MOST_CHOICES) or 1,
         logprobs=_logprobs(fields),
-        stream=fields.flag("stream"),
-        usage=wants_usage(fields),
         template_options=_template_options(fields),
     )
+    return ChatRequest(chat=chat, stream=fields.flag("stream"), usage=wants_usage(fields))
 
 
 def wants_usage(fields: Fields) -> bool:

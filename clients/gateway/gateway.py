@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 from starlette.requests import HTTPConnection
 
+from clients.gateway.grammar import Grammars
 from clients.gateway.keys import Keys
 from clients.gateway.policy import Policy
+from clients.gateway.response_store import ResponseStore
 from clients.gateway.served import Models
 
 if TYPE_CHECKING:  # these look at a gateway themselves
@@ -26,6 +28,8 @@ class Gateway:
     admission: "Admission"
     metrics: "Metrics"
     policy: Policy = field(default_factory=Policy)
+    grammars: Grammars = field(default_factory=Grammars)
+    responses: ResponseStore = field(default_factory=ResponseStore)
     started: float = field(default_factory=time.time)  # Unix time
 
 

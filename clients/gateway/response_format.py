@@ -10,7 +10,7 @@ from llguidance import regex_to_lark
 from clients.gateway.fields import Fields
 from clients.gateway.grammar import MOST_GRAMMAR, Grammar, json_rule
 
-__all__ = ["read_response_format", "read_schema_format"]
+__all__ = ["any_object", "read_response_format", "read_schema_format"]
 
 MOST_CHOICES = 1024
 _KINDS = ("text", "json_object", "json_schema", "regex")
@@ -34,7 +34,7 @@ def _response_format(body: Fields) -> Grammar | None:
         return read_schema_format(Fields(asked.need("json_schema"), asked.path("json_schema")))
     if kind == "regex":
         return _regex(asked, "pattern")
-    return _any_object(asked.path("type")) if kind == "json_object" else None
+    return any_object(asked.path("type")) if kind == "json_object" else None
 
 
 def read_schema_format(asked: Fields) -> Grammar:
@@ -53,8 +53,8 @@ def _structured(body: Fields) -> list[Grammar]:
         return []
     _refuse(asked, "grammar")
     _refuse(asked, "structural_tag")
-    any_object = [_any_object(asked.path("json_object"))] if asked.flag("json_object") else []
-    return any_object + [read(asked, name) for name, read in _READERS.items() if asked.has(name)]
+    objects = [any_object(asked.path("json_object"))] if asked.flag("json_object") else []
+    return objects + [read(asked, name) for name, read in _READERS.items() if asked.has(name)]
 
 
 def _refuse(asked: Fields, name: str) -> None:
@@ -63,7 +63,8 @@ def _refuse(asked: Fields, name: str) -> None:
         raise asked.refusal(name, message, "unsupported_parameter")
 
 
-def _any_object(param: str) -> Grammar:
+def any_object(param: str) -> Grammar:
+    """What `param` asks for: JSON, an object."""
     return Grammar(f"start: {json_rule({'type': 'object'}, strict=True)}", param)
 
 
