@@ -51,6 +51,11 @@ class Adapters:
         """As they are at this moment."""
         packed = {}
         for block, (tuned, parameters) in self.blocks.items():
+            if not all(bool(torch.isfinite(parameter).all()) for parameter in parameters):
+                raise UsageError(
+                    f"the adapter of block {block} has numbers that are not finite: begin again from a checkpoint, "
+                    "with a lower learning rate"
+                )
             body = b"".join(_raw(parameter) for parameter in parameters)
             packed[block] = PackedAdapter(adapter_key(tuned, body), tuned, body)
         return packed

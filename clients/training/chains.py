@@ -102,24 +102,24 @@ class TrainingChains:
         raise NetworkError(f"peers were lost {LOST_STEPS} times on one way: too restless a swarm to train in")
 
     async def _hop_from(self, span: Span) -> TrainingHop:
-        """An open hop for the beginning of `span`. Raises MissingBlocks or HopError when patience runs out."""
+        """An open hop for the beginning of `span`. Raises MissingBlocks when patience runs out."""
         loop = asyncio.get_running_loop()
         give_up = loop.time() + self._patience
-        why: Exception | None = None
+        why: Exception | None = None  # the last peer did not work
         while True:
             try:
                 return await self._open(self._plan(span)[0])
             except (HopLost, Unreachable, Busy, HopError) as error:
                 why = error
+                if loop.time() < give_up:
+                    continue  # that peer is avoided now
+                raise NetworkError(f"no peer for blocks {span} worked within {self._patience:g} s: {why}") from why
             except MissingBlocks as error:
-                why = error if why is None else why
+                missing = MissingBlocks(error.blocks, f"{error}; the last failure: {why}") if why else error
             wait = self._client.until_change() * (1 + random.random() / 2)
             if loop.time() + wait > give_up:
-                if isinstance(why, HopLost):
-                    raise NetworkError(f"no peer for blocks {span} worked: {why}") from why
-                raise why
-            if isinstance(why, MissingBlocks):
-                await self._client.change(wait)
+                raise missing
+            await self._client.change(wait)
 
     def _plan(self, span: Span) -> Sequence[Hop]:
         """The fastest hops among those with least to do. Raises MissingBlocks."""
@@ -141,7 +141,7 @@ class TrainingChains:
             task = self._hops[key] = asyncio.create_task(TrainingHop.open(self._client, hop))
         try:
             return await asyncio.shield(task)
-        except Unreachable:
+        except (HopLost, Unreachable):
             self._client.backoff.fail(hop.peer)
             raise
         except Busy as error:

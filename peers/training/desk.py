@@ -251,7 +251,8 @@ class TrainingDesk:
             self._trainee.check(block, adapter)
         done = self._trainee.forward(session.hop, hidden, batch.lengths, adapters, seed=batch.seed, keep=keep)
         if not bool(torch.isfinite(done.output).all()):
-            raise HopError(FaultCode.BAD_INPUT, f"blocks {session.hop} made hidden states that are not finite")
+            text = f"blocks {session.hop} made hidden states that are not finite: lower the learning rate"
+            raise HopError(FaultCode.REFUSED, text)
         self.tokens_done += batch.tokens
         return done
 

@@ -1,69 +1,126 @@
-"""Gradients through a swarm are those of the same model in one process."""
+"""Gradients through a swarm are those of the same model in one process, whoever is lost on the way."""
 
 import copy
 from typing import Any
 
 import pytest
 import torch
-from peft import IA3Config, LoraConfig, PromptTuningConfig, get_peft_model
-from torch import Tensor
+from peft import IA3Config, LoHaConfig, LoraConfig, PromptEncoderConfig, PromptTuningConfig, get_peft_model
 from transformers import PreTrainedModel
 
 from clients.model import SwarmModelForCausalLM
+from swarm.errors import MissingBlocks, UsageError
 from tests.clients.test_engines import Swarm
+from tests.clients.training.adapted import LABELS, TOKENS, adapted, furthest, gradients, learning, loss_of
 
-TOKENS = torch.arange(3, 63).view(4, 15) % 97
-MASK = torch.ones_like(TOKENS)
-MASK[1, 9:] = 0
-MASK[2, 12:] = 0
-LABELS = TOKENS.masked_fill(MASK == 0, -100)
-
-
-def adapted(model: Any, config: Any) -> Any:
-    """The adapter's first tensors are the same for every model, and none is zero."""
-    tuned = get_peft_model(model, config)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in tuned.parameters():
-            if parameter.requires_grad:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) / 20 + (config.peft_type == "IA3"))
-    return tuned
-
-
-def gradients(tuned: Any) -> tuple[float, dict[str, Tensor]]:
-    loss = tuned(input_ids=TOKENS, attention_mask=MASK, labels=LABELS).loss
-    loss.backward()
-    return float(loss.detach()), {name: p.grad for name, p in tuned.named_parameters() if p.requires_grad}
-
-
+LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
 CONFIGS = {
-    "lora": LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"),
+    "lora": LORA,
     "rslora": LoraConfig(r=4, use_rslora=True, target_modules=["o_proj", "down_proj"], task_type="CAUSAL_LM"),
+    "lora of some blocks": LoraConfig(
+        r=2, target_modules=["gate_proj"], layers_to_transform=[1, 3], layers_pattern="layers", task_type="CAUSAL_LM"
+    ),
     "ia3": IA3Config(
         target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"], task_type="CAUSAL_LM"
     ),
     "prompt": PromptTuningConfig(num_virtual_tokens=5, task_type="CAUSAL_LM"),
+    "p-tuning": PromptEncoderConfig(num_virtual_tokens=5, encoder_hidden_size=32, task_type="CAUSAL_LM"),
 }
+FAMILIES = ("qwen3", "gemma2", "gemma3_text", "mixtral", "gpt_oss", "granite")
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_gradients_equal_local_training(kind: str, model: SwarmModelForCausalLM, local: PreTrainedModel) -> None:
-    expected_loss, expected = gradients(adapted(copy.deepcopy(local), copy.deepcopy(CONFIGS[kind])))
-    loss, found = gradients(adapted(model, copy.deepcopy(CONFIGS[kind])))
-    assert loss == pytest.approx(expected_loss, rel=1e-5)
-    assert found.keys() == expected.keys()
-    for name, gradient in expected.items():
-        assert float((found[name] - gradient).norm() / gradient.norm()) < 1e-5, name
+    check_equal(CONFIGS[kind], model, local)
 
 
-def test_a_hop_lost_between_forward_and_backward_leaves_gradients_the_same(
-    swarm: Swarm, model: SwarmModelForCausalLM, local: PreTrainedModel
-) -> None:
-    _, expected = gradients(adapted(copy.deepcopy(local), copy.deepcopy(CONFIGS["lora"])))
-    tuned = adapted(model, copy.deepcopy(CONFIGS["lora"]))
-    loss = tuned(input_ids=TOKENS, attention_mask=MASK, labels=LABELS).loss
-    swarm.connection.call(swarm.memory.kill("peer1"))
+@pytest.mark.parametrize("family", FAMILIES, indirect=True)
+def test_gradients_equal_local_training_in_other_families(model: SwarmModelForCausalLM, local: PreTrainedModel) -> None:
+    check_equal(LORA, model, local)
+
+
+def check_equal(config: Any, model: SwarmModelForCausalLM, local: PreTrainedModel) -> None:
+    here, there = adapted(copy.deepcopy(local), config), adapted(model, config)
+    expected, loss = loss_of(here), loss_of(there)
+    expected.backward()
     loss.backward()
-    for name, parameter in tuned.named_parameters():
-        if parameter.requires_grad:
-            assert float((parameter.grad - expected[name]).norm() / expected[name].norm()) < 1e-5, name
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert furthest(gradients(there), gradients(here)) < 1e-5
+
+
+@pytest.mark.parametrize("victims", [["peer0", "peer1", "peer3"], ["spare0", "spare1", "spare3"]])
+def test_hops_lost_between_the_passes_leave_gradients_the_same(
+    victims: list[str], swarm: Swarm, model: SwarmModelForCausalLM, local: PreTrainedModel
+) -> None:
+    here, there = adapted(copy.deepcopy(local), LORA), adapted(model, LORA)
+    loss_of(here).backward()
+    loss = loss_of(there)
+    for name in victims:
+        swarm.connection.call(swarm.memory.kill(name))
+    loss.backward()
+    assert furthest(gradients(there), gradients(here)) < 1e-5
+
+
+def test_blocks_that_nobody_serves_any_more_are_named(swarm: Swarm, model: SwarmModelForCausalLM) -> None:
+    tuned = adapted(model, LORA)
+    loss_of(tuned)
+    swarm.kill(1)
+    with pytest.raises(MissingBlocks, match="block"):
+        loss_of(tuned)
+
+
+def test_dropout_follows_torchs_seed(model: SwarmModelForCausalLM) -> None:
+    tuned = adapted(model, LoraConfig(r=4, lora_dropout=0.5, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    tuned.train()
+    losses = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        losses.append(loss_of(tuned).item())
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_a_hop_lost_with_dropout_leaves_the_gradients_of_the_same_seed(
+    swarm: Swarm, model: SwarmModelForCausalLM
+) -> None:
+    tuned = adapted(model, LoraConfig(r=4, lora_dropout=0.5, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    tuned.train()
+    found = []
+    for victim in (None, "peer1", None):
+        torch.manual_seed(1)
+        loss = loss_of(tuned)
+        if victim is not None:
+            swarm.connection.call(swarm.memory.kill(victim))
+        tuned.zero_grad()
+        loss.backward()
+        found.append({name: gradient.clone() for name, gradient in gradients(tuned).items()})
+    assert furthest(found[1], found[0]) < 1e-5
+    assert furthest(found[2], found[0]) < 1e-5
+
+
+def test_an_adapter_counts_when_nothing_is_trained(model: SwarmModelForCausalLM, local: PreTrainedModel) -> None:
+    here, there = adapted(copy.deepcopy(local), LORA), adapted(model, LORA)
+    with torch.no_grad():
+        assert torch.allclose(there(TOKENS).logits, here(TOKENS).logits, atol=1e-4)
+        with there.disable_adapter(), here.disable_adapter():
+            assert torch.allclose(there(TOKENS).logits, here(TOKENS).logits, atol=1e-4)
+
+
+def test_an_adapter_counts_when_tokens_are_generated(model: SwarmModelForCausalLM, local: PreTrainedModel) -> None:
+    here, there = adapted(copy.deepcopy(local), LORA), adapted(model, LORA)
+    options = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None}
+    prompt = {"input_ids": TOKENS[:1], "attention_mask": torch.ones_like(TOKENS[:1])}
+    assert there.generate(**prompt, **options).tolist() == here.generate(**prompt, **options).tolist()
+
+
+def test_what_peers_cannot_compute_is_refused_in_a_sentence(model: SwarmModelForCausalLM) -> None:
+    tuned = get_peft_model(model, LoHaConfig(r=2, target_modules=["q_proj"]))
+    with pytest.raises(UsageError, match="IA3"):
+        tuned(TOKENS, labels=LABELS)
+
+
+def test_an_adapter_with_numbers_that_are_not_finite_is_refused(model: SwarmModelForCausalLM) -> None:
+    tuned = adapted(model, LORA)
+    with torch.no_grad():
+        next(iter(learning(tuned).values())).fill_(float("nan"))
+    with pytest.raises(UsageError, match="not finite"):
+        loss_of(tuned)

@@ -1,0 +1,284 @@
+"""A peer's desk for fine-tuning: what it answers, what it keeps, whom it turns away."""
+
+import secrets
+
+import pytest
+import torch
+from torch import Tensor
+
+from peers.training.desk import TrainingDesk
+from peers.training.limits import TrainingLimits
+from peers.training.trainee import Trainee
+from swarm.checkpoint import Checkpoint, resolve
+from swarm.codecs import decode, encode
+from swarm.errors import ModelError
+from swarm.ids import Digest, PeerId, SessionId, Span
+from swarm.messages import Busy, Close, Fault, FaultCode, Message, Ping, Pong, Ready, parse
+from swarm.training import (
+    Adapter,
+    Backward,
+    Forward,
+    Gradients,
+    MicroBatch,
+    Missing,
+    Passed,
+    TensorSpec,
+    Train,
+    Tuned,
+    adapter_key,
+)
+from tests.models import tiny_model
+
+ME, OTHER = PeerId("me"), PeerId("other")
+LENGTHS = (5, 3)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    folder = tmp_path_factory.mktemp("desk")
+    return resolve(str(tiny_model("llama", folder)), cache=folder)
+
+
+class Clock:
+    """Seconds; each look takes `tick`."""
+
+    now = 0.0
+    tick = 0.0
+
+    def __call__(self) -> float:
+        self.now += self.tick
+        return self.now
+
+
+class Desk:
+    """A desk that serves blocks 1:4 of a tiny model, spoken to in frames."""
+
+    def __init__(self, checkpoint: Checkpoint, **limits: float) -> None:
+        self.blocks = Span(1, 4)
+        self.model = checkpoint.digest
+        self.width = checkpoint.hidden_size
+        self.clock = Clock()
+        self.desk = TrainingDesk(
+            lambda: Trainee.load(checkpoint, self.blocks, dtype=torch.float32, device=torch.device("cpu")),
+            model=checkpoint.digest,
+            blocks=self.blocks,
+            limits=TrainingLimits(**limits),  # type: ignore[arg-type]
+            clock=self.clock,
+        )
+
+    def tell(self, message: Message, sender: PeerId = ME) -> list[Message]:
+        """All that is answered, once everything that waits is done."""
+        self.desk.receive(sender, parse(message.pack()))
+        while self.desk.step(others=False):
+            pass
+        return [parse(frame) for _, frame in self.desk.outgoing()]
+
+    def open(self, hop: Span = Span(1, 3), sender: PeerId = ME, model: Digest | None = None) -> SessionId:  # noqa: B008
+        session = SessionId(secrets.token_bytes(16))
+        self.answer = self.tell(Train(session, model or self.model, hop, "fp32"), sender)[0]
+        return session
+
+    def hidden(self) -> Tensor:
+        return torch.randn(sum(LENGTHS), self.width, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def desk(checkpoint: Checkpoint) -> Desk:
+    return Desk(checkpoint)
+
+
+def forward(session: SessionId, hidden: Tensor, *, id: int = 1, keep: bool = True) -> Forward:  # noqa: A002
+    return Forward(session, MicroBatch(id, LENGTHS), keep, "fp32", encode(hidden, "fp32"))
+
+
+def backward(session: SessionId, *parts: Tensor, id: int = 1) -> Backward:  # noqa: A002
+    body = b"".join(encode(part, "fp32") for part in parts)
+    return Backward(session, MicroBatch(id, LENGTHS), len(parts) == 2, "fp32", body)
+
+
+def test_what_is_kept_and_what_is_computed_again_give_the_same(desk: Desk) -> None:
+    hidden, session = desk.hidden(), desk.open()
+    assert isinstance(desk.tell(forward(session, hidden))[0], Passed)
+    assert desk.desk.kept_bytes > 0
+    (kept,) = desk.tell(backward(session, torch.ones_like(hidden)))
+    assert desk.desk.kept_bytes == 0
+    (again,) = desk.tell(backward(session, hidden, torch.ones_like(hidden)))
+    assert isinstance(kept, Gradients)
+    assert isinstance(again, Gradients)
+    assert torch.equal(decode(kept.body, "fp32", desk.width), decode(again.body, "fp32", desk.width))
+
+
+def test_what_was_let_go_is_asked_for(checkpoint: Checkpoint) -> None:
+    desk = Desk(checkpoint, kept_bytes=1)
+    session = desk.open()
+    desk.tell(forward(session, desk.hidden()))
+    assert desk.desk.kept_bytes == 0
+    (answer,) = desk.tell(backward(session, torch.ones(sum(LENGTHS), desk.width)))
+    assert answer == Missing(session, 1)
+
+
+def test_an_adapter_that_is_not_here_is_asked_for(desk: Desk) -> None:
+    session, key = desk.open(), secrets.token_bytes(32)
+    frame = Forward(session, MicroBatch(1, LENGTHS, ((1, key),)), True, "fp32", encode(desk.hidden(), "fp32"))
+    assert desk.tell(frame) == [Missing(session, 1, (key,))]
+
+
+def low_rank(desk: Desk, path: str = "self_attn.q_proj", rank: int = 2, width: int | None = None) -> Adapter:
+    specs = (TensorSpec("A", "fp32", (rank, width or desk.width)), TensorSpec("B", "fp32", (64, rank)))
+    tuned = (Tuned(path, "lora", 1.0, 0.0, specs),)
+    body = torch.ones(sum(spec.nbytes for spec in specs) // 4).numpy().tobytes()
+    return Adapter(SessionId(bytes(16)), adapter_key(tuned, body), tuned, body)
+
+
+def use(desk: Desk, session: SessionId, adapter: Adapter) -> list[Message]:
+    """What comes of a micro-batch with the adapter in block 1."""
+    told = desk.tell(Adapter(session, adapter.key, adapter.tuned, adapter.body))
+    batch = MicroBatch(1, LENGTHS, ((1, adapter.key),))
+    return told + desk.tell(Forward(session, batch, True, "fp32", encode(desk.hidden(), "fp32")))
+
+
+def test_gradients_of_an_adapter_come_in_its_order_and_size(desk: Desk) -> None:
+    session, adapter = desk.open(), low_rank(desk)
+    assert isinstance(use(desk, session, adapter)[0], Passed)
+    batch = MicroBatch(1, LENGTHS, ((1, adapter.key),))
+    ones = encode(torch.ones(sum(LENGTHS), desk.width), "fp32")
+    inputs, block = desk.tell(Backward(session, batch, False, "fp32", ones))
+    assert isinstance(inputs, Gradients)
+    assert isinstance(block, Gradients)
+    assert (inputs.block, inputs.more, block.block, block.more) == (None, True, 1, False)
+    assert len(block.body) == len(adapter.body)
+
+
+@pytest.mark.parametrize(
+    ("path", "width", "words"),
+    [("self_attn.z_proj", None, "no linear layer"), ("", None, "no linear"), ("self_attn.q_proj", 7, "don't fit")],
+)
+def test_an_adapter_that_does_not_fit_is_refused(desk: Desk, path: str, width: int | None, words: str) -> None:
+    (fault,) = use(desk, desk.open(), low_rank(desk, path, width=width))
+    assert isinstance(fault, Fault)
+    assert fault.code is FaultCode.REFUSED
+    assert words in fault.message
+
+
+def test_an_adapter_under_a_false_key_is_refused(desk: Desk) -> None:
+    adapter = low_rank(desk)
+    (fault,) = desk.tell(Adapter(desk.open(), bytes(32), adapter.tuned, adapter.body))
+    assert isinstance(fault, Fault)
+    assert "digest" in fault.message
+
+
+def test_adapters_beyond_the_budget_are_refused(checkpoint: Checkpoint) -> None:
+    desk = Desk(checkpoint, adapter_bytes=100)
+    adapter = low_rank(desk)
+    (fault,) = desk.tell(Adapter(desk.open(), adapter.key, adapter.tuned, adapter.body))
+    assert isinstance(fault, Fault)
+    assert "takes 100" in fault.message
+
+
+@pytest.mark.parametrize("body", [b"", b"1234", bytes(4 * 64 * 9)])
+def test_hidden_states_of_a_wrong_size_end_the_session(desk: Desk, body: bytes) -> None:
+    session = desk.open()
+    (fault,) = desk.tell(Forward(session, MicroBatch(1, LENGTHS), True, "fp32", body))
+    assert isinstance(fault, Fault)
+    assert fault.code is FaultCode.BAD_INPUT
+    assert desk.desk.session_count == 0
+
+
+def test_numbers_that_are_not_finite_end_the_session(desk: Desk) -> None:
+    (fault,) = desk.tell(forward(desk.open(), desk.hidden().fill_(float("nan"))))
+    assert isinstance(fault, Fault)
+    assert "not finite" in fault.message
+
+
+def test_micro_batches_beyond_the_limit_are_refused(checkpoint: Checkpoint) -> None:
+    desk = Desk(checkpoint, max_tokens=4)
+    (fault,) = desk.tell(forward(desk.open(), desk.hidden()))
+    assert isinstance(fault, Fault)
+    assert "takes 4" in fault.message
+
+
+def test_a_share_of_zero_takes_no_training(checkpoint: Checkpoint) -> None:
+    desk = Desk(checkpoint, share=0)
+    desk.open()
+    assert isinstance(desk.answer, Fault)
+    assert "no time" in desk.answer.message
+
+
+@pytest.mark.parametrize("hop", [Span(0, 2), Span(3, 5)])
+def test_blocks_that_are_not_here_are_refused(desk: Desk, hop: Span) -> None:
+    desk.open(hop)
+    assert isinstance(desk.answer, Fault)
+
+
+def test_another_model_is_refused(desk: Desk) -> None:
+    desk.open(model=Digest("0" * 64))
+    assert isinstance(desk.answer, Fault)
+
+
+def test_a_peer_that_cannot_load_its_layers_says_why(checkpoint: Checkpoint) -> None:
+    def fail() -> Trainee:
+        raise ModelError("memory is short")
+
+    desk = Desk(checkpoint)
+    desk.desk = TrainingDesk(
+        fail, model=checkpoint.digest, blocks=desk.blocks, limits=TrainingLimits(), clock=desk.clock
+    )
+    desk.open()
+    assert isinstance(desk.answer, Fault)
+    assert "memory is short" in desk.answer.message
+
+
+def test_sessions_beyond_the_limit_wait(checkpoint: Checkpoint) -> None:
+    desk = Desk(checkpoint, max_sessions_per_owner=1)
+    desk.open()
+    assert isinstance(desk.answer, Ready)
+    desk.open()
+    assert isinstance(desk.answer, Busy)
+    desk.open(sender=OTHER)
+    assert isinstance(desk.answer, Ready)
+
+
+def test_only_its_owner_speaks_in_a_session(desk: Desk) -> None:
+    session = desk.open()
+    assert desk.tell(forward(session, desk.hidden()), OTHER) == []
+    assert desk.tell(Close(session), OTHER) == []
+    assert desk.tell(Ping(session, 7)) == [Pong(session, 7, {}, 0)]
+
+
+@pytest.mark.parametrize("how", ["close", "gone", "idle"])
+def test_nothing_is_left_of_a_session_that_ended(desk: Desk, how: str) -> None:
+    session = desk.open()
+    desk.tell(forward(session, desk.hidden()))
+    if how == "close":
+        desk.tell(Close(session))
+    elif how == "gone":
+        desk.desk.gone(ME)
+    else:
+        desk.clock.now = 1e6
+        desk.desk.expire()
+    assert desk.desk.session_count == 0
+    assert desk.desk.kept_bytes == 0
+    assert desk.desk.rest() is None
+
+
+def test_while_others_generate_training_has_its_share_of_the_time(checkpoint: Checkpoint) -> None:
+    desk = Desk(checkpoint, share=0.25)
+    session = desk.open()
+    desk.clock.tick = 1.0
+    for id in (1, 2):  # noqa: A001
+        desk.desk.receive(ME, parse(forward(session, desk.hidden(), id=id).pack()))
+    assert desk.desk.step(others=True)
+    worked = desk.clock.now
+    assert not desk.desk.step(others=True)
+    desk.clock.now += 3 * worked + 3
+    assert desk.desk.step(others=True)
+
+
+def test_frames_beyond_what_may_wait_end_the_session(checkpoint: Checkpoint) -> None:
+    desk = Desk(checkpoint, waiting_frames=2)
+    session = desk.open()
+    for id in range(3):  # noqa: A001
+        desk.desk.receive(ME, parse(forward(session, desk.hidden(), id=id).pack()))
+    (fault,) = (parse(frame) for _, frame in desk.desk.outgoing())
+    assert isinstance(fault, Fault)
+    assert desk.desk.session_count == 0
