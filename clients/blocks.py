@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from clients.training.adapters import Adapters, find_adapters
+from clients.training.prefix import Prefix
 from swarm.errors import ModelError, UsageError
 
 __all__ = ["ATTENTION", "Peek", "Remote", "RemoteBlocks", "adopt_blocks", "blocks_of"]
@@ -25,6 +26,8 @@ ATTENTION = "swarm-remote"  # no attention runs here; and as it has no mask func
 
 class Remote(ABC):
     """What one forward pass hands to the blocks, under the keyword `remote`."""
+
+    prefix: Prefix | None = None  # keys and values that come before every row
 
     @abstractmethod
     def through(self, hidden: Tensor) -> Tensor:
@@ -115,7 +118,7 @@ def _call_swarm(
     if remote is None:
         raise ModelError("this architecture does not hand keyword arguments to its blocks, so it can't run in a swarm")
     adapters = blocks.adapters()
-    if adapters or (torch.is_grad_enabled() and hidden_states.requires_grad):
+    if adapters or remote.prefix is not None or (torch.is_grad_enabled() and hidden_states.requires_grad):
         return remote.differentiate(hidden_states, adapters)
     with torch.no_grad():
         return remote.through(hidden_states)

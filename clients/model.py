@@ -36,6 +36,7 @@ from clients.speculation import Assistant, Drafts, Speculation
 from clients.streaming import TokenStream
 from clients.training.adapters import Adapters
 from clients.training.passing import differentiate
+from clients.training.prefix import Prefix
 from swarm.catalogue import default_cache
 from swarm.checkpoint import resolve
 from swarm.dtypes import DTYPES
@@ -134,11 +135,17 @@ class SwarmModelForCausalLM(AssistedDecoding, PreTrainedModel, GenerationMixin):
         if inputs is None:
             raise UsageError("forward takes input_ids or inputs_embeds")
         batch, columns = inputs.shape[:2]
+        prefix = Prefix.of(past_key_values)
+        if prefix is not None:
+            past_key_values, attention_mask = None, prefix.mask(attention_mask, columns)
         given = self._own(past_key_values)
         cache = given if given is not None else self.new_cache(batch * columns)
         with nullcontext() if given is not None or use_cache else cache:
             mask, positions = cache.next_columns(attention_mask, batch, columns)
-            _check_positions(position_ids, positions, mask)
+            if prefix is None:
+                _check_positions(position_ids, positions, mask)
+            else:
+                positions = positions + prefix.length
             some = labels is None and isinstance(logits_to_keep, int) and not kwargs.get("output_hidden_states")
             keep = min(int(logits_to_keep) or columns, columns) if some else columns
             output: CausalLMOutputWithPast = super().forward(
@@ -149,7 +156,7 @@ class SwarmModelForCausalLM(AssistedDecoding, PreTrainedModel, GenerationMixin):
                 labels=labels,
                 use_cache=given is not None or bool(use_cache),
                 logits_to_keep=logits_to_keep,
-                remote=_Step(cache, input_ids, mask, keep, self, given is not None or bool(use_cache)),
+                remote=_Step(cache, input_ids, mask, keep, self, given is not None or bool(use_cache), prefix),
                 **kwargs,
             )
             return output
@@ -385,6 +392,7 @@ class _Step(Remote):
     keep: int
     model: SwarmModelForCausalLM
     goes_on: bool  # whether the cache is wanted afterwards
+    prefix: Prefix | None
 
     def through(self, hidden: Tensor) -> Tensor:
         return self.cache.advance(hidden, self.tokens, self.mask, self.keep)
@@ -399,7 +407,7 @@ class _Step(Remote):
             self.model._connected(),
             hidden,
             self.mask,
-            adapters,
+            adapters if self.prefix is None else self.prefix.joined(adapters),
             training=self.model.training,
             max_positions=self.model._max_positions,
         )

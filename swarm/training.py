@@ -55,7 +55,7 @@ MAX_DIMS = 4
 MAX_SIZE = 1 << 24  # of one dimension
 KEY_BYTES = 32
 
-ADAPTER_KINDS = ("lora", "ia3", "ia3-input")  # what `Tuned.kind` may be
+ADAPTER_KINDS = ("lora", "ia3", "ia3-input", "prefix")  # what `Tuned.kind` may be
 TENSOR_DTYPES = ("fp32", "bf16", "fp16")
 ITEMSIZE = {"fp32": 4, "bf16": 2, "fp16": 2}
 
@@ -90,8 +90,8 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """What an adapter does to the module at `path` of a block, such as "self_attn.q_proj". `dropout` is the share of
-    the input that is dropped while training."""
+    """What an adapter does to the module at `path` of a block, such as "self_attn.q_proj"; a prefix has no path.
+    `dropout` is the share of the input that is dropped while training."""
 
     path: str
     kind: str

@@ -11,7 +11,7 @@ from swarm.dtypes import DTYPES
 from swarm.errors import UsageError
 from swarm.training import AdapterKey, TensorSpec, Tuned, adapter_key
 
-__all__ = ["Adapters", "PackedAdapter", "find_adapters"]
+__all__ = ["Adapters", "PackedAdapter", "find_adapters", "spec"]
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _POSSIBLE = "peers can compute LoRA (rank-stabilised too) and IA3 on linear layers, and prompts of any kind"
@@ -27,20 +27,20 @@ class PackedAdapter:
 
     @property
     def specs(self) -> tuple[TensorSpec, ...]:
-        return tuple(spec for module in self.tuned for spec in module.tensors)
+        return tuple(tensor for module in self.tuned for tensor in module.tensors)
 
 
 @dataclass(frozen=True, slots=True)
 class Adapters:
-    """By block: what is tuned, and the parameters in the order of `Tuned.tensors`."""
+    """By block: what is tuned, and the tensors in the order of `Tuned.tensors`."""
 
-    blocks: Mapping[int, tuple[tuple[Tuned, ...], tuple[nn.Parameter, ...]]]
+    blocks: Mapping[int, tuple[tuple[Tuned, ...], tuple[Tensor, ...]]]
 
     def __bool__(self) -> bool:
         return bool(self.blocks)
 
     @property
-    def parameters(self) -> list[nn.Parameter]:
+    def parameters(self) -> list[Tensor]:
         return [parameter for _, parameters in self.blocks.values() for parameter in parameters]
 
     @property
@@ -66,7 +66,7 @@ def find_adapters(blocks: Sequence[nn.Module]) -> Adapters:
     found = {}
     for index, block in enumerate(blocks):
         tuned: list[Tuned] = []
-        parameters: list[nn.Parameter] = []
+        parameters: list[Tensor] = []
         for path, module in block.named_modules():
             for module_tuned, own in _of(path, module):
                 tuned.append(module_tuned)
@@ -77,7 +77,7 @@ def find_adapters(blocks: Sequence[nn.Module]) -> Adapters:
     return Adapters(found)
 
 
-def _of(path: str, module: nn.Module) -> Iterator[tuple[Tuned, tuple[nn.Parameter, ...]]]:
+def _of(path: str, module: nn.Module) -> Iterator[tuple[Tuned, tuple[Tensor, ...]]]:
     """What the active adapters of one of PEFT's layers do."""
     if not hasattr(module, "base_layer") or not hasattr(module, "active_adapters") or module.disable_adapters:
         return
@@ -90,7 +90,7 @@ def _of(path: str, module: nn.Module) -> Iterator[tuple[Tuned, tuple[nn.Paramete
         elif name in getattr(layer, "ia3_l", ()):
             scale = layer.ia3_l[name]
             kind = "ia3-input" if layer.is_feedforward else "ia3"
-            yield Tuned(path, kind, 1.0, 0.0, (_spec("scale", scale),)), (scale,)
+            yield Tuned(path, kind, 1.0, 0.0, (spec("scale", scale),)), (scale,)
         else:
             _refuse_others(path, layer, name)
 
@@ -100,7 +100,7 @@ def _lora(path: str, layer: Any, name: str) -> tuple[Tuned, tuple[nn.Parameter, 
     plain = name not in layer.lora_variant and getattr(up, "bias", None) is None
     if not plain or not isinstance(down, nn.Linear) or not isinstance(up, nn.Linear):
         raise UsageError(f"the adapter '{name}' does more to '{path}' than plain LoRA does: {_POSSIBLE}")
-    tensors = (_spec("A", down.weight), _spec("B", up.weight))
+    tensors = (spec("A", down.weight), spec("B", up.weight))
     share = float(getattr(layer.lora_dropout[name], "p", 0.0))
     matrices = (down.get_parameter("weight"), up.get_parameter("weight"))
     return Tuned(path, "lora", float(layer.scaling[name]), share, tensors), matrices
@@ -113,7 +113,7 @@ def _refuse_others(path: str, layer: Any, name: str) -> None:
         raise UsageError(f"the adapter '{name}' changes '{path}' in a way that peers can't compute: {_POSSIBLE}")
 
 
-def _check_others(index: int, block: nn.Module, known: Sequence[nn.Parameter]) -> None:
+def _check_others(index: int, block: nn.Module, known: Sequence[Tensor]) -> None:
     ids = {id(parameter) for parameter in known}
     for name, parameter in block.named_parameters():
         if not parameter.requires_grad or id(parameter) in ids:
@@ -126,7 +126,8 @@ def _check_others(index: int, block: nn.Module, known: Sequence[nn.Parameter]) -
         )
 
 
-def _spec(name: str, tensor: Tensor) -> TensorSpec:
+def spec(name: str, tensor: Tensor) -> TensorSpec:
+    """How a tensor travels. Raises UsageError."""
     if tensor.dtype not in _NAMES:
         raise UsageError(f"an adapter in {tensor.dtype} can't travel: use one of {', '.join(DTYPES)}")
     return TensorSpec(name, _NAMES[tensor.dtype], tuple(tensor.shape))

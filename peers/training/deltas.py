@@ -19,7 +19,9 @@ from swarm.errors import HopError
 from swarm.messages import FaultCode
 from swarm.training import Tuned
 
-__all__ = ["BlockAdapter", "applied"]
+__all__ = ["PREFIX", "BlockAdapter", "applied"]
+
+PREFIX = "prefix"  # the kind that is no module's
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +50,26 @@ class BlockAdapter:
         """The same tensors, to be differentiated by."""
         return BlockAdapter(self.tuned, tuple(tensor.detach().requires_grad_() for tensor in self.tensors))
 
+    @property
+    def prefix(self) -> tuple[Tensor, Tensor] | None:
+        """Keys and values `[heads, n, head size]` in front of every sequence."""
+        for module, tensors in self._parts():
+            if module.kind == PREFIX:
+                return tensors["keys"], tensors["values"]
+        return None
+
     def check(self, layer: nn.Module) -> None:
         """Raises HopError when it does not fit the layer."""
         for module, tensors in self._parts():
-            _Delta.of(layer, module, tensors)
+            if module.kind == PREFIX:
+                _check_prefix(tensors)
+            else:
+                _Delta.of(layer, module, tensors)
 
     def hooks(self, layer: nn.Module, stack: ExitStack, training: bool) -> None:
         for module, tensors in self._parts():
-            _Delta.of(layer, module, tensors).hook(stack, training)
+            if module.kind != PREFIX:
+                _Delta.of(layer, module, tensors).hook(stack, training)
 
     def _parts(self) -> Iterator[tuple[Tuned, Mapping[str, Tensor]]]:
         tensors = iter(self.tensors)
@@ -119,6 +133,12 @@ class _Delta:
         given = dropout(x.to(down.dtype), share) if share else x.to(down.dtype)
         change = linear(linear(given, down), up) * self.tuned.scaling
         return output + change.to(output.dtype)
+
+
+def _check_prefix(tensors: Mapping[str, Tensor]) -> None:
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if shapes.keys() != {"keys", "values"} or shapes["keys"] != shapes["values"] or len(shapes["keys"]) != 3:
+        raise HopError(FaultCode.REFUSED, f"a prefix has keys and values [heads, n, head size], not {shapes}")
 
 
 def _shape(target: nn.Module) -> tuple[int, int]:

@@ -146,6 +146,13 @@ class TrainingDesk:
             self._fail(session, FaultCode.REFUSED, str(error))
         except (MemoryError, torch.OutOfMemoryError) as error:
             self._fail(session, FaultCode.EXECUTOR, f"memory ran out: send smaller micro-batches ({error})")
+        except (
+            RuntimeError,
+            ValueError,
+            TypeError,
+        ) as error:  # of tensors that don't go together
+            logger.warning("a micro-batch of peer %s failed: %s", session.owner, error)
+            self._fail(session, FaultCode.REFUSED, f"the micro-batch can't be computed: {str(error).splitlines()[0]}")
         if others:
             share = self._limits.share
             self._rest_until = self._clock() + (self._clock() - began) * (1 - share) / share

@@ -6,13 +6,16 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from peers.gates import Gates, find_layers
 from peers.training.deltas import BlockAdapter, applied
 from swarm.checkpoint import Checkpoint, load_span
+from swarm.errors import HopError
 from swarm.ids import Span
+from swarm.messages import FaultCode
 
 __all__ = ["Pass", "Trainee"]
 
@@ -108,10 +111,31 @@ class Trainee:
             applied(self._layers, local, training=seed is not None),
             self._seeded(seed),
         ):
-            positions = columns[None].expand(len(padded), -1)
-            mask = None if bool(real.all()) else real.long()
-            self._model(inputs_embeds=padded, attention_mask=mask, position_ids=positions, use_cache=False)
+            prefix, before = self._prefix(local, len(padded))
+            positions = before + columns[None].expand(len(padded), -1)
+            mask = None if bool(real.all()) else pad(real, (before, 0), value=True).long()
+            self._model(
+                inputs_embeds=padded,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=prefix,
+                use_cache=prefix is not None,
+            )
             return self._gates.output[real]
+
+    def _prefix(self, adapters: Mapping[int, BlockAdapter], rows: int) -> tuple[DynamicCache | None, int]:
+        """What comes before every row, as the library's cache, and how many tokens that is. Raises HopError."""
+        found = {index: pair for index, adapter in adapters.items() if (pair := adapter.prefix) is not None}
+        if not found:
+            return None, 0
+        if len({pair[0].shape for pair in found.values()}) > 1:
+            raise HopError(FaultCode.REFUSED, "the prefixes of a hop's blocks have the same shape")
+        some = next(iter(found.values()))
+        cache = DynamicCache()
+        for index in range(len(self._layers)):  # those that don't run have one too, for masks are made from the first
+            keys, values = (t.to(self.device, self.dtype) for t in found.get(index, some))
+            cache.update(keys[None].expand(rows, -1, -1, -1), values[None].expand(rows, -1, -1, -1), index)
+        return cache, some[0].shape[1]
 
     @contextmanager
     def _seeded(self, seed: int | None) -> Iterator[None]:

@@ -5,7 +5,15 @@ from typing import Any
 
 import pytest
 import torch
-from peft import IA3Config, LoHaConfig, LoraConfig, PromptEncoderConfig, PromptTuningConfig, get_peft_model
+from peft import (
+    IA3Config,
+    LoHaConfig,
+    LoraConfig,
+    PrefixTuningConfig,
+    PromptEncoderConfig,
+    PromptTuningConfig,
+    get_peft_model,
+)
 from transformers import PreTrainedModel
 
 from clients.model import SwarmModelForCausalLM
@@ -24,6 +32,7 @@ CONFIGS = {
         target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"], task_type="CAUSAL_LM"
     ),
     "prompt": PromptTuningConfig(num_virtual_tokens=5, task_type="CAUSAL_LM"),
+    "prefix": PrefixTuningConfig(num_virtual_tokens=5, task_type="CAUSAL_LM"),
     "p-tuning": PromptEncoderConfig(num_virtual_tokens=5, encoder_hidden_size=32, task_type="CAUSAL_LM"),
 }
 FAMILIES = ("qwen3", "gemma2", "gemma3_text", "mixtral", "gpt_oss", "granite")
