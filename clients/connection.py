@@ -1,28 +1,24 @@
-"""A model's way into the swarm from ordinary, blocking code: one event loop in a thread of its own."""
+"""A model's way into the swarm from ordinary, blocking code: an event loop in another thread."""
 
-import asyncio
-import threading
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from typing import Any, Self, TypeVar
 
 from clients.client import Client, Model
 from clients.events import Observer, both
 from clients.history import Embed
+from clients.loop_thread import LoopThread, Submitted
 from clients.session import Session
 from clients.training.chains import TrainingChains
 from swarm.checkpoint import Checkpoint
-from swarm.errors import NetworkError
-from swarm.event_loop import new_event_loop
 from swarm.identity import Identity
 from swarm.kademlia import KademliaDirectory
 from swarm.libp2p import Libp2pHost
 
-__all__ = ["Connection", "join"]
+__all__ = ["Connection", "join", "routed"]
 
 T = TypeVar("T")
-CLOSE_SECONDS = 10.0
 
 
 async def join(stack: AsyncExitStack, initial_peers: Sequence[str]) -> tuple[Libp2pHost, KademliaDirectory]:
@@ -35,6 +31,11 @@ async def join(stack: AsyncExitStack, initial_peers: Sequence[str]) -> tuple[Lib
     return host, directory
 
 
+def routed(checkpoint: Checkpoint) -> Model:
+    """What has to be known of a checkpoint to route through it."""
+    return Model(checkpoint.name, checkpoint.digest, checkpoint.num_blocks, checkpoint.hidden_size)
+
+
 class Connection:
     """Safe to use from many threads. `close` is idempotent; after it every call raises NetworkError."""
 
@@ -44,21 +45,20 @@ class Connection:
         *,
         patience: float = 30.0,
         observer: Observer | None = None,
+        thread: LoopThread | None = None,
     ) -> None:
         """`enter` joins a swarm on this connection's loop and leaves behind on the stack how to leave it again.
-        Sessions wait `patience` seconds for peers; `observer` is told what happens to them, on the loop's thread."""
+        Sessions wait `patience` seconds for peers; `observer` is told what happens to them, on the loop's thread, which
+        is `thread` where several connections share one."""
         self._patience = patience
         self._training: TrainingChains | None = None
         self._observer = observer
-        self._loop = new_event_loop()
+        used = thread or LoopThread("swarm connection")
+        self._own = used if thread is None else None
+        self._work = Submitted(used.loop)
         self._stack = AsyncExitStack()
-        self._lock = threading.Lock()
-        self._closed = False
-        self._under_way: set[Future[Any]] = set()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="swarm connection", daemon=True)
-        self._thread.start()
         try:
-            self.client = self.call(self._enter(enter))
+            self.client = self.call(enter(self._stack))
         except BaseException:
             self.close()
             raise
@@ -76,45 +76,28 @@ class Connection:
         precisions: Sequence[str] = (),
     ) -> Self:
         """Join the swarm that `initial_peers` (multiaddresses) belong to. Raises NetworkError when none answers."""
-        model = Model(checkpoint.name, checkpoint.digest, checkpoint.num_blocks, checkpoint.hidden_size)
 
         async def enter(stack: AsyncExitStack) -> Client:
             host, directory = await join(stack, initial_peers)
             client = Client(
-                host.transport, directory, model, codec=codec, share_prefixes=share_prefixes, precisions=precisions
+                host.transport,
+                directory,
+                routed(checkpoint),
+                codec=codec,
+                share_prefixes=share_prefixes,
+                precisions=precisions,
             )
             return await stack.enter_async_context(client)
 
         return cls(enter, patience=patience, observer=observer)
 
-    async def _enter(self, enter: Callable[[AsyncExitStack], Coroutine[Any, Any, Client]]) -> Client:
-        return await enter(self._stack)
-
     def call(self, work: Coroutine[Any, Any, T]) -> T:
         """Run `work` on the connection's loop and wait for it; an interrupt of the caller cancels it."""
-        future = self.submit(work)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
+        return self._work.call(work)
 
     def submit(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
         """Run `work` on the connection's loop without waiting."""
-        if self._closed:
-            work.close()
-            raise NetworkError("this connection to the swarm is closed")
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        self._under_way.add(future)
-        future.add_done_callback(self._under_way.discard)
-        return future
-
-    async def _leave(self) -> None:
-        await self._stack.aclose()
-        left = asyncio.all_tasks() - {asyncio.current_task()}  # hivemind leaves timers behind
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        return self._work.submit(work)
 
     async def session(self, *, embed: Embed, lease_tokens: int, observer: Observer | None = None) -> Session:
         """An open session. `lease_tokens`: over all rows; `observer` is told what happens to this one, beside the
@@ -136,15 +119,5 @@ class Connection:
         return self._training
 
     def close(self) -> None:
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-        for future in list(self._under_way):
-            future.cancel()  # whoever waits for it is told
-        leaving = asyncio.run_coroutine_threadsafe(self._leave(), self._loop)
-        with suppress(TimeoutError):  # a daemon that hangs dies with this process
-            leaving.result(CLOSE_SECONDS)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(CLOSE_SECONDS)
-        self._loop.close()
+        if self._work.end(self._stack.aclose()) and self._own is not None:
+            self._own.close()

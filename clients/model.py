@@ -10,8 +10,9 @@ import weakref
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
 
 import torch
 from torch import Tensor
@@ -42,6 +43,9 @@ from swarm.checkpoint import resolve
 from swarm.dtypes import DTYPES
 from swarm.errors import ModelError, UsageError
 
+if TYPE_CHECKING:  # heavy: it brings the network
+    from clients.network import Network
+
 __all__ = ["SwarmModelForCausalLM"]
 
 
@@ -71,6 +75,7 @@ class SwarmModelForCausalLM(AssistedDecoding, PreTrainedModel, GenerationMixin):
         patience: float = 30.0,
         cache: Path | None = None,
         connection: Opener | None = None,
+        network: "Network | None" = None,
         observer: Observer | None = None,
         share_prefixes: bool = True,
         precision: str | Collection[str] | None = None,
@@ -82,11 +87,12 @@ class SwarmModelForCausalLM(AssistedDecoding, PreTrainedModel, GenerationMixin):
         the swarm. `dtype` of what is local, by default the checkpoint's; `codec` of what travels, by default the one
         without loss for `dtype`. `patience`: seconds to wait for peers when there are none for some block. `cache`:
         where checkpoints are kept. A `connection` that is handed in is used instead of a new one, and stays open when
-        the model is closed. `observer` is told what happens to sessions. With `share_prefixes`, peers compute
-        beginnings that several prompts have in common just once, whoever sends them; so others can tell, from the time
-        an answer takes, that somebody has sent the same beginning. `precision`: of the peers that may compute, such as
-        "fp32" or ("int8", "int4"); by default any, and what replaces a lost peer computes as that did where it can be.
-        `head`: "bf16", "int8" or "int4" for a faster head with some loss. Raises ModelError, NetworkError.
+        the model is closed; a `network`, which several models can share, instead of `initial_peers`. `observer` is told
+        what happens to sessions. With `share_prefixes`, peers compute beginnings that several prompts have in common
+        just once, whoever sends them; so others can tell, from the time an answer takes, that somebody has sent the
+        same beginning. `precision`: of the peers that may compute, such as "fp32" or ("int8", "int4"); by default any,
+        and what replaces a lost peer computes as that did where it can be. `head`: "bf16", "int8" or "int4" for a
+        faster head with some loss. Raises ModelError, NetworkError.
         """
         checkpoint = resolve(str(name), cache=cache or default_cache(os.environ))
         model = build(cls, checkpoint, dtype, head)
@@ -96,9 +102,9 @@ class SwarmModelForCausalLM(AssistedDecoding, PreTrainedModel, GenerationMixin):
             from clients.connection import Connection  # heavy: it brings the network
 
             codec = codec or _LOSSLESS.get(model.dtype, "fp32")
-            opened = Connection.open(
+            join = network.connect if network else partial(Connection.open, initial_peers=initial_peers)
+            opened = join(
                 checkpoint,
-                initial_peers=initial_peers,
                 codec=codec,
                 patience=patience,
                 observer=observer,

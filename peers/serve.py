@@ -18,13 +18,13 @@ from peers.settings import (
     announced_addresses,
     parse_precision,
 )
-from peers.stopping import until_told
 from swarm.catalogue import default_cache
 from swarm.entrance import parse_peers
 from swarm.event_loop import new_event_loop
 from swarm.ids import Span
 from swarm.running import announce_running, state_folder
 from swarm.settings import outranked
+from swarm.stopping import until_told
 from swarm.terminal import LogFormat, emit, setup_logging
 
 __all__ = ["IDLE_THREADS", "serve"]

@@ -45,6 +45,7 @@ COMMANDS: Mapping[str, Entry | Group] = {
     "serve": Entry("peers.serve:serve", "Serve blocks of a model to the swarm."),
     "run": Entry("clients.run:run", "Generate an answer to a prompt with the peers of a swarm."),
     "chat": Entry("clients.terminal.command:chat", "Chat with a model that the peers of a swarm compute."),
+    "gateway": Entry("clients.gateway.command:gateway", "Serve a chat page and the OpenAI API, computed by a swarm."),
     "status": Entry("clients.status:status", "Show which peers hold which blocks, and how they are."),
     "ps": Entry("clients.terminal.ps:ps", "List the peers and gateways that run on this machine."),
     "list": Entry("clients.terminal.listing:list_models", "List the models that are on this machine."),

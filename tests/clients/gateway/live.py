@@ -132,7 +132,7 @@ class LiveGateway:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._loop.call_soon_threadsafe(self._server.stop)
+        self._loop.call_soon_threadsafe(self._told.set)
         self._thread.join(LIMIT)
 
     def _run(self) -> None:
@@ -143,8 +143,10 @@ class LiveGateway:
     async def _serve(self) -> None:
         self.gateway = self._make()
         self.app = build(self.gateway)
-        self._server = HttpServer(self.app, linger=1)
+        self._server = HttpServer(self.app)
         serving = asyncio.create_task(self._server.serve([self._socket]))
         await self._server.up.wait()
+        self._told = asyncio.Event()
         self._up.set()
-        await serving
+        await self._told.wait()
+        await self._server.end(serving, 1.0)

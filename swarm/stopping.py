@@ -11,12 +11,18 @@ import signal
 import threading
 from collections.abc import Awaitable
 
-__all__ = ["until_told"]
+__all__ = ["told_by", "until_told"]
 
 _log = logging.getLogger(__name__)
 
 FORCE_SECONDS = 3.0  # between being told a second time and the end
 STDIN = 0  # the file descriptor; read without Python's buffers, whose lock would hang the interpreter's end
+
+
+def told_by(error: asyncio.CancelledError) -> signal.Signals | None:
+    """The signal because of which work was cancelled; None for other reasons."""
+    reason = error.args[0] if error.args else None
+    return reason if isinstance(reason, signal.Signals) else None
 
 
 class _Teller:
@@ -25,7 +31,7 @@ class _Teller:
         self._task = task
 
     def tell(self, number: signal.Signals) -> None:
-        self._task.cancel(f"told to stop by {number.name}")
+        self._task.cancel(number)
         if self.first is not None:
             asyncio.get_running_loop().call_later(FORCE_SECONDS, os._exit, 128 + number)
         self.first = self.first or number

@@ -10,7 +10,7 @@ import pytest
 
 CHILD = """
 import asyncio, sys, time
-from peers.stopping import until_told
+from swarm.stopping import until_told
 
 async def work():
     try:
