@@ -88,6 +88,9 @@ class Engine:
         self._tokens_done = 0
         self._tokens_shared = 0
         self._batches = 0
+        self._rows_done = 0
+        self._busy_seconds = 0.0
+        self._opened = 0
         self._ignored = 0
         self._malformed = 0
         self._faults = 0
@@ -151,15 +154,19 @@ class Engine:
     def stats(self) -> EngineStats:
         return EngineStats(
             sessions=len(self._sessions),
+            sessions_opened=self._opened,
             rows=sum(len(session.rows) for session in self._sessions.values()),
             queue_tokens=self._queue_tokens(),
             queue_bytes=self._inbox_bytes,
+            page_tokens=self._span.pool.page_size,
             kv_tokens=self._span.pool.tokens,
             kv_tokens_free=self._leases.free_tokens,
             outbox_tokens_free=self._outbox.free_tokens,
             tokens_done=self._tokens_done,
             tokens_shared=self._tokens_shared,
             batches=self._batches,
+            rows_done=self._rows_done,
+            busy_seconds=self._busy_seconds,
             outboxes_dropped=self._outbox.dropped,
             ignored=self._ignored,
             malformed=self._malformed,
@@ -198,6 +205,7 @@ class Engine:
             inbox = Inbox(self._limits.inbox_frames, self._limits.inbox_bytes)
             session = HopSession.opened(sender, message, self._span.cache, inbox, self._clock())
             self._sessions[session.id] = session
+            self._opened += 1
             self._send(sender, Ready(session.id))
 
     def _check_open(self, sender: PeerId, message: Open) -> None:
@@ -471,6 +479,8 @@ class Engine:
             self._fail(batch[0][0], FaultCode.EXECUTOR, text)
             return
         self._batches += 1
+        self._rows_done += sum(map(len, slices))
+        self._busy_seconds += self._clock() - began
         self._tokens_done += len(outputs)
         if all(len(piece.hidden) <= self._limits.decode_tokens for _, piece in batch):
             self._company.computed(began, self._clock())

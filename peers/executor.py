@@ -17,6 +17,7 @@ from contextlib import suppress
 
 import torch
 
+from peers.device_use import DeviceGauge
 from peers.engine import Engine
 from peers.executor_settings import ExecutorSettings, ExecutorStats
 from peers.inlet import Inlet, SocketEnded
@@ -36,10 +37,11 @@ PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15  # from <linux/prctl.h>
 
 
 class Executor:
-    def __init__(self, connection: socket.socket, inlet: Inlet, engine: Engine) -> None:
+    def __init__(self, connection: socket.socket, inlet: Inlet, engine: Engine, device: DeviceGauge) -> None:
         self._connection = connection
         self._inlet = inlet
         self._engine = engine
+        self._device = device
         self._said_at = 0.0  # when stats were last sent
         self._said_sessions = -1
 
@@ -86,7 +88,9 @@ class Executor:
             return
         if due:
             self._engine.expire()
-        stats = ExecutorStats(engine=self._engine.stats(), rss=resident_bytes(), pid=os.getpid())
+        stats = ExecutorStats(
+            engine=self._engine.stats(), rss=resident_bytes(), pid=os.getpid(), device=self._device.read()
+        )
         self._connection.sendall(pack(Kind.STATS, stats.to_json()))
         self._said_at, self._said_sessions = now, stats.engine.sessions
 
@@ -120,7 +124,7 @@ def _work(connection: socket.socket, inlet: Inlet) -> None:
         clock=time.monotonic,
     )
     connection.sendall(pack(Kind.READY, loaded.ready(os.getpid(), settings).to_json()))
-    Executor(connection, inlet, engine).serve()
+    Executor(connection, inlet, engine, DeviceGauge(torch.device(settings.device))).serve()
 
 
 def _training_desk(loaded: Loaded, settings: ExecutorSettings) -> TrainingDesk:

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from peers.limits import EngineLimits
 from peers.memory_budget import readable
-from peers.stats import EngineStats
+from peers.stats import DeviceUse, EngineStats
 from peers.training.limits import TrainingLimits
 from routing.perf import Profile
 from swarm.ids import Digest, Span
@@ -105,6 +105,7 @@ class ExecutorStats:
     engine: EngineStats = field(default_factory=EngineStats)
     rss: int = 0  # bytes of memory that the process uses
     pid: int = 0
+    device: DeviceUse | None = None  # where it has memory of its own
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self)).encode()
@@ -113,4 +114,5 @@ class ExecutorStats:
     def from_json(cls, text: bytes) -> Self:
         values: dict[str, Any] = json.loads(text)
         values["engine"] = EngineStats(**values["engine"])
+        values["device"] = values["device"] and DeviceUse(**values["device"])
         return cls(**values)

@@ -87,11 +87,12 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What is served when a peer comes online."""
+    """What is served when a peer comes online. `record`: what it announces now, at any later moment."""
 
     placement: Placement
     addresses: tuple[str, ...]
     executor: Executor
+    record: Callable[[], PeerRecord]
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +202,8 @@ class Lifecycle:
         try:
             await node.start()
             await self._come_online(executor, announcer)
-            self._on_ready(Served(placement, announcer.record.contact.addresses, executor))
+            addresses = announcer.record.contact.addresses
+            self._on_ready(Served(placement, addresses, executor, lambda: announcer.record))
             await asyncio.shield(keeping)
         except asyncio.CancelledError:
             await self._leave(node, announcer, keeping)

@@ -5,6 +5,7 @@ Nothing heavy is imported: the network process never loads torch.
 
 import asyncio
 import json
+import logging
 import os
 import socket
 import sys
@@ -25,7 +26,12 @@ from swarm.ids import PeerId
 
 __all__ = ["ExecutorLink", "ExecutorLost", "InlineLink", "ProcessLink"]
 
+_log = logging.getLogger(__name__)
+
 ROOT = Path(__file__).resolve().parent.parent  # where `peers` can be imported from
+LONGEST_LINE = 16 << 10  # bytes of what an executor prints
+LAST_WORDS_SECONDS = 1.0
+SERIOUS = ("WARNING", "ERROR", "Error", "Traceback")  # in a line of the executor's
 QUEUE_BYTES = 64 << 20  # of what waits on either way between the processes; more waits where it comes from
 
 
@@ -152,6 +158,7 @@ class ProcessLink(ExecutorLink):
         self._patience = patience or Patience()
         self._process: asyncio.subprocess.Process | None = None
         self._wire: _Wire | None = None
+        self._words: asyncio.Task[None] | None = None  # what the process prints, on its way into our log
         self._ready: ExecutorReady | None = None
 
     @property
@@ -217,6 +224,7 @@ class ProcessLink(ExecutorLink):
                 with suppress(ProcessLookupError):
                     process.kill()
                 await process.wait()
+                await self._last_words()
         self._process = None
 
     # --- inside -----------------------------------------------------------------------------------------------------
@@ -233,8 +241,10 @@ class ProcessLink(ExecutorLink):
                 pass_fds=(theirs.fileno(),),
                 cwd=ROOT,  # first on its import path
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=2,  # stdout may be a log for programs; what libraries print there goes to stderr
+                stdout=asyncio.subprocess.PIPE,  # into our log: stdout may be for programs, stderr a dashboard
+                stderr=asyncio.subprocess.STDOUT,
             )
+            self._words = asyncio.create_task(_log_words(self._process.stdout), name="words of the executor")
             _, self._wire = await asyncio.get_running_loop().create_unix_connection(_Wire, sock=ours)
         except BaseException:
             ours.close()
@@ -276,6 +286,12 @@ class ProcessLink(ExecutorLink):
                 self._process.kill()
         return ExecutorLost(f"the executor said nothing for {self._patience.silence:.0f} s, so it was ended")
 
+    async def _last_words(self) -> None:
+        """Until all that the process has said is in the log; it has ended, so nothing more comes."""
+        if self._words is not None:
+            await asyncio.wait([self._words], timeout=LAST_WORDS_SECONDS)
+            self._words.cancel()
+
     async def _lost(self) -> ExecutorLost:
         """Why the socket has ended; waits for the process to end too."""
         process = self._process
@@ -288,10 +304,30 @@ class ProcessLink(ExecutorLink):
             with suppress(ProcessLookupError):
                 process.kill()
             return ExecutorLost("the executor closed its socket and did not end, so it was killed")
+        await self._last_words()
         if status < 0:
             why = " (9 may mean that memory ran out)" if status == -9 else ""
             return ExecutorLost(f"the executor was killed by signal {-status}{why}")
         return ExecutorLost(f"the executor ended with exit status {status}; its last words are in the log above")
+
+
+async def _log_words(words: asyncio.StreamReader | None) -> None:
+    """Line by line, until the last process that holds the other end has ended; a line that is too long in pieces."""
+    rest = b""
+    while words is not None and (part := await words.read(LONGEST_LINE)):
+        *lines, rest = (rest + part).split(b"\n")
+        if len(rest) >= LONGEST_LINE:
+            lines, rest = [*lines, rest], b""
+        for line in lines:
+            _say(line)
+    _say(rest)
+
+
+def _say(line: bytes) -> None:
+    text = line.decode("utf-8", "replace").rstrip()
+    if text:
+        level = logging.WARNING if any(word in text for word in SERIOUS) else logging.INFO
+        _log.log(level, "%s", text)
 
 
 def _error(content: bytes) -> SwarmError:

@@ -28,6 +28,7 @@ class Ready:
     kv_tokens: int
     throughput: float  # decode rows per second through the span
     streaming: Streaming | None = None
+    name: str = ""
 
     @property
     def join(self) -> str:

@@ -3,11 +3,11 @@
 import asyncio
 import os
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from peers.memory_budget import parse_size
 from peers.settings import (
@@ -18,14 +18,16 @@ from peers.settings import (
     announced_addresses,
     parse_precision,
 )
+from peers.views import Noted, choose_view
+from peers.watch import View
 from swarm.catalogue import default_cache
 from swarm.entrance import parse_peers
 from swarm.event_loop import new_event_loop
 from swarm.ids import Span
-from swarm.running import announce_running, state_folder
+from swarm.running import state_folder
 from swarm.settings import outranked
 from swarm.stopping import until_told
-from swarm.terminal import LogFormat, emit, setup_logging
+from swarm.terminal import LogFormat, setup_logging
 
 __all__ = ["IDLE_THREADS", "serve"]
 
@@ -112,6 +114,10 @@ def serve(
     log_format: Annotated[
         LogFormat, typer.Option(help="For people on stderr, or one JSON object a line on stdout.")
     ] = LogFormat.PRETTY,
+    dashboard: Annotated[
+        bool,
+        typer.Option("--dashboard/--no-dashboard", help="On a terminal, show how the peer is; else plain lines."),
+    ] = True,
     stop_with_stdin: Annotated[
         bool, typer.Option("--stop-with-stdin", hidden=True, help="Leave when standard input ends.")
     ] = False,
@@ -144,8 +150,9 @@ def serve(
         revision=revision,
         public_name=public_name,
     )
-    setup_logging(log_format)
-    raise typer.Exit(_run(settings, log_format, stop_with_stdin=stop_with_stdin))
+    console = Console(stderr=True)
+    setup_logging(log_format, console=console)
+    raise typer.Exit(_run(settings, choose_view(log_format, dashboard, console), stop_with_stdin=stop_with_stdin))
 
 
 def data_folder(environ: Mapping[str, str], home: Path) -> Path:
@@ -154,22 +161,11 @@ def data_folder(environ: Mapping[str, str], home: Path) -> Path:
     return (folder if folder.is_absolute() else home / ".local" / "share") / "swarm"
 
 
-def _run(settings: ServeSettings, log_format: LogFormat, *, stop_with_stdin: bool) -> int:
+def _run(settings: ServeSettings, view: View, *, stop_with_stdin: bool) -> int:
     """The exit status."""
     os.environ.setdefault(*IDLE_THREADS)
     state = state_folder(os.environ, Path.home())
-    from peers.ready import Ready
     from peers.volunteer import volunteer  # brings torch's and hivemind's seconds of import
 
-    notes = ExitStack()  # what others on this machine may know while this process runs
-
-    def show(ready: Ready) -> None:
-        notes.close()
-        notes.enter_context(announce_running(ready.running(settings.public_name), state))
-        if log_format is LogFormat.JSON:
-            emit("ready", **ready.event())
-        else:
-            print(ready.text(), flush=True)
-
-    with notes, asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(until_told(volunteer(settings, show), stdin=stop_with_stdin))
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(until_told(volunteer(settings, Noted(view, state)), stdin=stop_with_stdin))

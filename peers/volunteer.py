@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from peers.profiling import profile_path, read_profile
 from peers.ready import Ready
 from peers.settings import ServeSettings
 from peers.span_memory import kv_bytes_per_token, span_bytes
+from peers.thanks import ThanksBook, thanks_path
+from peers.watch import View, Watch
 from swarm.checkpoint import Checkpoint, resolve
 from swarm.dtypes import DTYPES
 from swarm.errors import NetworkError, UsageError
@@ -49,10 +52,12 @@ class _Plan:
     streams: bool  # whether blocks are more than fit at once
 
 
-async def volunteer(settings: ServeSettings, on_ready: Callable[[Ready], None]) -> None:
+async def volunteer(settings: ServeSettings, view: View) -> None:
     """Serves until it is cancelled. Raises SwarmError, having cleaned up, when it can't begin or can't go on."""
     async with AsyncExitStack() as stack:
         identity, path = stack.enter_context(hold_identity(settings.identity, settings.data))
+        watch = Watch(view, ThanksBook.open(thanks_path(path), time.monotonic))
+        stack.callback(watch.close)
         _log.info("identity %s from %s", identity.peer_id, path)
         plan = await _plan(settings)
         host = await _start_host(settings, identity)
@@ -60,14 +65,19 @@ async def volunteer(settings: ServeSettings, on_ready: Callable[[Ready], None]) 
         _log.info("joining the swarm" if settings.initial_peers else "beginning a new swarm")
         directory = await KademliaDirectory.start(host, identity, settings.initial_peers, new_swarm=settings.new_swarm)
         stack.push_async_callback(directory.close)
+
+        def on_ready(served: Served) -> None:
+            watch.begin(_ready(settings, plan, host, served), served)
+
         life = _life(settings, plan, host, directory, on_ready)
         async with asyncio.TaskGroup() as group:
-            guard = group.create_task(_watch(host))
+            others = [group.create_task(_guard(host)), group.create_task(watch.run())]
             await life.run()
-            guard.cancel()
+            for other in others:
+                other.cancel()
 
 
-async def _watch(host: Libp2pHost) -> None:
+async def _guard(host: Libp2pHost) -> None:
     await host.ended()
     raise NetworkError(
         "the libp2p daemon of this peer has ended, so it can't be reached any more; start the peer again"
@@ -149,7 +159,7 @@ def _life(
     plan: _Plan,
     host: Libp2pHost,
     directory: KademliaDirectory,
-    on_ready: Callable[[Ready], None],
+    on_ready: Callable[[Served], None],
 ) -> Lifecycle:
     checkpoint = plan.checkpoint
     offer = Offer(
@@ -165,11 +175,8 @@ def _life(
         _log.info("loading blocks %s", span)
         return await ProcessExecutor.start(_executor_settings(settings, plan, span))
 
-    def ready(served: Served) -> None:
-        on_ready(_ready(settings, plan, host, served))
-
     patience = Patience(settle=0.0) if settings.new_swarm else Patience()
-    return Lifecycle(host.transport, directory, offer, start_executor, ready, patience=patience)
+    return Lifecycle(host.transport, directory, offer, start_executor, on_ready, patience=patience)
 
 
 def _known_block_rate(settings: ServeSettings, plan: _Plan) -> float | None:
@@ -213,4 +220,5 @@ def _ready(settings: ServeSettings, plan: _Plan, host: Libp2pHost, served: Serve
         kv_tokens=served.executor.kv_tokens,
         throughput=served.executor.pace.throughput,
         streaming=served.executor.streaming,
+        name=settings.public_name,
     )

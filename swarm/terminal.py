@@ -27,10 +27,16 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
-def setup_logging(format: LogFormat = LogFormat.PRETTY, *, debug: bool = False) -> None:  # noqa: A002 (the option's name)
-    """Send the log of this process to the terminal. Call it once, at the edge, before heavy imports."""
+def setup_logging(
+    format: LogFormat = LogFormat.PRETTY,  # noqa: A002 (the option's name)
+    *,
+    debug: bool = False,
+    console: Console | None = None,
+) -> None:
+    """Send the log of this process to the terminal. Call it once, at the edge, before heavy imports. `console`: where
+    the pretty log goes, for commands that draw there as well; stderr otherwise."""
     quiet_libraries(os.environ)
-    handler = _json_handler() if format is LogFormat.JSON else _pretty_handler()
+    handler = _json_handler() if format is LogFormat.JSON else _pretty_handler(console or Console(stderr=True))
     handler.set_name(_HANDLER)
     root = logging.getLogger()
     for old in [h for h in root.handlers if h.get_name() == _HANDLER]:
@@ -63,9 +69,9 @@ def plain(text: str, limit: int = 2000) -> str:
     return shown + "…" if len(spaced) > limit else shown
 
 
-def _pretty_handler() -> logging.Handler:
+def _pretty_handler(console: Console) -> logging.Handler:
     handler = RichHandler(
-        console=Console(stderr=True), show_path=False, omit_repeated_times=False, markup=False, log_time_format="%X"
+        console=console, show_path=False, omit_repeated_times=False, markup=False, log_time_format="%X"
     )
     handler.setFormatter(_PrettyFormatter())
     return handler

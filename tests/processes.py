@@ -37,12 +37,12 @@ class ServePeer(ServeProcess):
         name: str = "peer",
     ) -> None:
         self._home = tempfile.TemporaryDirectory(prefix="swarm-test-")
-        identity = identity or Path(self._home.name, "identity")
+        self.identity = identity or Path(self._home.name, "identity")
         if entry is None:
             entry = [f"--initial-peers={','.join(peer.addresses)}" for peer in join] or ["--new-swarm"]
         span = [f"--blocks={blocks}"] if blocks else []
         super().__init__(
-            [str(model), *LOCAL, f"--identity-path={identity}", *entry, *span, *options],
+            [str(model), *LOCAL, f"--identity-path={self.identity}", *entry, *span, *options],
             name=name,
             environment={"OMP_NUM_THREADS": THREADS, "XDG_STATE_HOME": self._home.name},
         )

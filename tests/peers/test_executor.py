@@ -155,7 +155,6 @@ asyncio.run(main())
 
 
 def test_a_process_does_not_outlive_a_parent_that_is_killed(settings: ExecutorSettings) -> None:
-    """Both hold the parent's stderr, which therefore ends when neither lives."""
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", PARENT], stdin=pipe, stdout=pipe, stderr=pipe) as parent:
         try:
@@ -164,10 +163,12 @@ def test_a_process_does_not_outlive_a_parent_that_is_killed(settings: ExecutorSe
             parent.stdin.write(settings.to_json() + b"\n")
             parent.stdin.flush()
             pid = int(parent.stdout.readline())
-            assert psutil.Process(pid).is_running()
+            process = psutil.Process(pid)
+            assert process.is_running()
         finally:
             parent.kill()
         parent.communicate(timeout=LIMIT)
+        assert psutil.wait_procs([process], LIMIT)[1] == []
 
 
 @pytest.mark.parametrize(
@@ -194,6 +195,16 @@ async def test_what_goes_wrong_in_loading_arrives_as_the_same_error(settings: Ex
     with pytest.raises(UsageError, match="device 'nonsense' can't be used"):
         await link.start()
     assert link.pid is None
+
+
+@pytest.mark.anyio
+async def test_what_an_executor_prints_stands_in_our_log_before_its_loss_is_told(
+    settings: ExecutorSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    link = ProcessLink(replace(settings, page_size=0), PATIENCE)  # its program fails at that
+    with pytest.raises(ExecutorLost, match="exit status 1; its last words are in the log"):
+        await link.start()
+    assert "ZeroDivisionError" in caplog.text
 
 
 @pytest.mark.anyio

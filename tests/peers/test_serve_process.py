@@ -13,6 +13,8 @@ import psutil
 import pytest
 
 from peers.settings import ServeSettings
+from peers.thanks import read_thanks, thanks_path
+from peers.views import JsonView
 from peers.volunteer import volunteer
 from swarm.errors import SwarmError
 from swarm.identity import Identity
@@ -96,6 +98,8 @@ def leaves_nothing(peer: ServePeer, witness: ServePeer, number: signal.Signals) 
     family = peer.family()
     os.kill(peer.pid, number)
     status = peer.wait()
+    assert [event["tokens"] for event in peer.events if event.get("event") == "stats"] == [0]
+    assert read_thanks(thanks_path(peer.identity)).runs == 1
     assert psutil.wait_procs(family, GONE)[1] == []
     assert list(peer.temporary.iterdir()) == []
     assert records(witness)[peer.peer_id].state is PeerState.OFFLINE
@@ -169,7 +173,7 @@ def refused(model: Path | str, folder: Path, **options: Any) -> str:
     } | options
     settings = ServeSettings(model=str(model), **given)
     with pytest.raises((SwarmError, BaseExceptionGroup)) as caught:
-        asyncio.run(volunteer(settings, lambda ready: pytest.fail("it started")))
+        asyncio.run(volunteer(settings, JsonView()))
     assert isinstance(caught.value, SwarmError)
     return str(caught.value)
 

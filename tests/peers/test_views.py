@@ -1,0 +1,140 @@
+import io
+import json
+import logging
+import re
+from collections.abc import Iterator
+
+import pytest
+from rich.console import Console
+
+from peers.views import DashboardView, JsonView, PlainView, can_draw, choose_view
+from swarm.record import PeerState
+from swarm.terminal import LogFormat, setup_logging
+from tests.peers.moments import PEER, a_moment, a_ready
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(False)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class Closed(Terminal):
+    """A terminal whose window is gone."""
+
+    broken = False
+
+    def write(self, text: str) -> int:
+        if self.broken:
+            raise OSError(5, "Input/output error")
+        return super().write(text)
+
+
+def console_on(file: io.StringIO) -> Console:
+    return Console(file=file, width=80, height=30, force_terminal=True, color_system=None, legacy_windows=False)
+
+
+def screen(written: str) -> list[str]:
+    """The lines of a terminal after it got these; knows what rich's Live uses."""
+    lines, row = [""], 0
+    for part in re.findall(r"\x1b\[[?\d]*[A-Za-z]|\r|\n|[^\x1b\r\n]+", written):
+        if part == "\n":
+            row += 1
+            lines += [""] * (row + 1 - len(lines))
+        elif part == "\r" or part.startswith("\x1b[?"):
+            continue
+        elif part == "\x1b[2K":
+            lines[row] = ""
+        elif part.endswith("A"):
+            row -= int(part[2:-1])
+        else:
+            assert not part.startswith("\x1b"), part
+            lines[row] += part
+    return lines
+
+
+def test_dashboard_is_drawn_over_itself_and_log_lines_stay_above_it() -> None:
+    file = Terminal()
+    console = console_on(file)
+    setup_logging(console=console)
+    view = DashboardView(console)
+    view.begin(a_ready())
+    view.show(a_moment(tokens=1))
+    logging.getLogger("swarm").info("somebody came")
+    view.show(a_moment(tokens=2))
+    view.show(a_moment(tokens=3, state=PeerState.OFFLINE))
+    view.end()
+    lines = screen(file.getvalue())
+    titles = [number for number, line in enumerate(lines) if line.startswith("swarm ·")]
+    assert len(titles) == 1
+    assert "offline" in lines[titles[0]]
+    assert "somebody came" in "".join(lines[: titles[0]])
+    assert sum("3 tokens served" in line for line in lines) == 1
+    assert sum("tokens served" in line for line in lines) == 1
+
+
+def test_dashboard_outlives_its_terminal(caplog: pytest.LogCaptureFixture) -> None:
+    file = Closed()
+    view = DashboardView(console_on(file))
+    view.begin(a_ready())
+    view.show(a_moment())
+    file.broken = True
+    caplog.set_level(logging.INFO)
+    view.show(a_moment())
+    view.show(a_moment())
+    view.end()
+    assert caplog.text.count("the dashboard ends") == 1
+
+
+def test_programs_get_stats_now_and_then_and_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    setup_logging(LogFormat.JSON)
+    view = JsonView(every=30.0)
+    view.begin(a_ready())
+    for second in range(100):
+        view.show(a_moment(uptime=float(second), tokens=second))
+    view.end()
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [event["event"] for event in events] == ["ready"] + 4 * ["stats"]
+    assert [event["tokens"] for event in events[1:]] == [30, 60, 90, 99]
+    assert (
+        events[1]
+        | {
+            "state": "online",
+            "tokens_in_all": 1_234_567,
+            "kv_tokens_used": 2048,
+            "memory": {"executor": 800_000_000, "network": 200_000_000, "free": 5_000_000_000},
+            "temperature": 61.2,
+            "device_memory": None,
+        }
+        == events[1]
+    )
+
+
+def test_elsewhere_one_block_of_text_says_it_all(capsys: pytest.CaptureFixture[str]) -> None:
+    view = PlainView()
+    view.begin(a_ready())
+    view.show(a_moment())
+    view.end()
+    text = capsys.readouterr().out
+    assert text.count(PEER) == 4
+    assert "\x1b" not in text
+
+
+def test_dashboard_is_for_terminals_that_can_draw_it() -> None:
+    terminal, file = Terminal(), io.StringIO()
+    assert can_draw({"TERM": "xterm"}, terminal, terminal)
+    assert not can_draw({"TERM": "dumb"}, terminal, terminal)
+    assert not can_draw({"TERM": "xterm"}, terminal, file)
+    assert isinstance(
+        choose_view(LogFormat.PRETTY, True, console_on(file)), PlainView
+    )  # pytest's streams are no terminals
+    assert isinstance(choose_view(LogFormat.JSON, True, console_on(file)), JsonView)
