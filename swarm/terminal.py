@@ -70,6 +70,10 @@ def plain(text: str, limit: int = 2000) -> str:
 
 
 def _pretty_handler(console: Console) -> logging.Handler:
+    if not console.is_terminal:  # a file, a journal: each has its own width, so lines stay whole
+        lines = logging.StreamHandler(console.file)
+        lines.setFormatter(_LineFormatter(datefmt="%X"))
+        return lines
     handler = RichHandler(
         console=console, show_path=False, omit_repeated_times=False, markup=False, log_time_format="%X"
     )
@@ -88,6 +92,12 @@ class _PrettyFormatter(logging.Formatter):
 
 def _short(value: Any) -> str:
     return value if isinstance(value, str) and value and " " not in value else json.dumps(value, default=str)
+
+
+class _LineFormatter(_PrettyFormatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
+        level = _LEVELS.get(record.levelno, str(record.levelno)).upper()
+        return f"{self.formatTime(record, self.datefmt)} {level:<8} {super().formatMessage(record)}"
 
 
 class _JsonHandler(logging.StreamHandler[Any]):

@@ -1,5 +1,6 @@
 import json
 import logging
+import re
 import subprocess
 import sys
 import warnings
@@ -55,6 +56,13 @@ def test_pretty_is_for_people_on_stderr(capsys: pytest.CaptureFixture[str]) -> N
     words = " ".join(captured.err.split())
     assert 'ready blocks=[0, 15] reason="needed most"' in words
     assert "[bold]x[/bold]\ufffd[2J \ufffdhidden" in words
+
+
+def test_pretty_lines_are_whole_where_no_terminal_is(capsys: pytest.CaptureFixture[str]) -> None:
+    setup_logging(LogFormat.PRETTY)
+    logging.getLogger("swarm").warning("word " * 100)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"\d\d:\d\d:\d\d WARNING  (word ?){100}", line)
 
 
 def test_second_set_up_replaces_the_first(capsys: pytest.CaptureFixture[str]) -> None:
