@@ -8,11 +8,20 @@ from clients.gateway.answer import Answer
 from clients.gateway.fields import refusal
 from clients.gateway.served import Served
 
-__all__ = ["MOST_CHOICES", "ask"]
+__all__ = ["MOST_CHOICES", "ask", "check_length"]
 
 MOST_CHOICES = 16  # answers to one prompt
+TOO_LONG = "context_length_exceeded"
+CHARACTERS = 64  # of a token on average: no text has more, so longer ones need no count
 CONTEXT = 4  # tokens of a prompt that say how the text of its answer begins
 DEFAULT_LIMIT = 4096  # tokens of an answer for which the request gives no limit: volunteers compute them
+
+
+def check_length(served: Served, characters: int, param: str) -> None:
+    """Raises ApiError 400 for a prompt that is certainly too long; turning it into tokens could take seconds."""
+    if characters > CHARACTERS * served.max_positions:
+        message = f"{served.name} reads at most {served.max_positions} tokens, prompt and answer together; "
+        raise refusal(f"{message}this prompt has {characters} characters: shorten it", param, TOO_LONG)
 
 
 def ask(
@@ -36,7 +45,7 @@ def ask(
     left = served.max_positions - len(prompt)
     if left < 1:
         message = f"{served.name} reads at most {served.max_positions} tokens, prompt and answer together; "
-        raise refusal(f"{message}this prompt alone has {len(prompt)}: shorten it", param, "context_length_exceeded")
+        raise refusal(f"{message}this prompt alone has {len(prompt)}: shorten it", param, TOO_LONG)
     request = Request(
         prompt=tuple(prompt),
         max_new_tokens=min(left, DEFAULT_LIMIT if limit is None else limit),

@@ -13,7 +13,7 @@ from clients.completion.request import Sampling
 from clients.events import Event as SwarmEvent
 from clients.gateway.admission import Ticket
 from clients.gateway.answer import Answer, Done, Piece, Usage
-from clients.gateway.asking import ask
+from clients.gateway.asking import ask, check_length
 from clients.gateway.conversation import ToolCall, Turn, encode
 from clients.gateway.dialect import Dialect
 from clients.gateway.gateway import gateway_of
@@ -85,6 +85,7 @@ ChatEvent = Began | Text | CallBegan | CallGoesOn | Ended | SwarmEvent
 
 async def chat_prompt(served: Served, chat: Chat) -> tuple[int, ...]:
     """Its token ids. Raises ApiError 400 for what the model's template refuses."""
+    check_length(served, sum(len(turn.text) for turn in chat.turns), chat.param)
     prompt = Dialect(served.tokenizer).prompt(chat.turns, chat.tools)
     return await asyncio.to_thread(
         encode, served.tokenizer, prompt.turns, param=chat.param, tools=prompt.tools, options=chat.template_options

@@ -15,7 +15,7 @@ from clients.completion.generation import Began, Token
 from clients.gateway.admission import Ticket
 from clients.gateway.answer import Answer, Done, Piece, Usage, Whole, collect
 from clients.gateway.answering import answering
-from clients.gateway.asking import ask
+from clients.gateway.asking import ask, check_length
 from clients.gateway.completion_request import CompletionRequest, Prompt, read_completion
 from clients.gateway.fields import read_body, refusal
 from clients.gateway.gateway import gateway_of
@@ -37,6 +37,7 @@ async def create(request: Request, ticket: Ticket) -> Response:
     fields = await read_body(request)
     served = gateway_of(request).models.get(fields.need_text("model"))
     asked = read_completion(fields, served)
+    check_length(served, sum(len(prompt) for prompt in asked.prompts), "prompt")
     prompts = await asyncio.to_thread(_encode, served.tokenizer, asked.prompts)
     answers = [
         ask(

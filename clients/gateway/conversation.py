@@ -11,7 +11,7 @@ from jinja2 import TemplateError
 from clients.chat import Tokenizer
 from clients.gateway.fields import Fields, describe, refusal
 
-__all__ = ["Role", "ToolCall", "Turn", "encode", "read_content"]
+__all__ = ["Role", "ToolCall", "Turn", "encode", "ends_of_turns", "read_content"]
 
 Role = Literal["system", "user", "assistant", "tool"]
 TEXT_PARTS = ("text", "input_text", "output_text")  # as chat completions, and as responses call them
@@ -84,6 +84,22 @@ def encode(
             except TemplateError:
                 pass  # the first complaint is about what the client sent
         raise refusal(f"this model's chat template refuses the chat: {error}", param, "invalid_chat") from error
+
+
+def ends_of_turns(tokenizer: Tokenizer) -> frozenset[int]:
+    """The token that the chat template puts behind what the assistant says, if one token alone does that: some models
+    name it nowhere else as an end. Takes a moment."""
+    if not tokenizer.chat_template:
+        return frozenset()
+    said = "What the assistant says"
+    chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": said}]
+    try:
+        text: str = tokenizer.apply_chat_template(chat, tokenize=False)
+    except TemplateError:  # it will tell those who chat
+        return frozenset()
+    behind = text.rpartition(said)[2].lstrip()
+    first = tokenizer.encode(behind, add_special_tokens=False)[:1]
+    return frozenset(token for token in first if token in tokenizer.all_special_ids)
 
 
 def _check(tokenizer: Tokenizer, options: Mapping[str, Any]) -> None:

@@ -11,9 +11,10 @@ from typing import Any, cast
 
 from transformers import AutoTokenizer
 
-from clients.completion.request import Sampling
 from clients.completion.shared import SharedModel
 from clients.connection import Connection
+from clients.gateway.conversation import ends_of_turns
+from clients.gateway.sampling import model_sampling
 from clients.gateway.served import Served
 from clients.model import SwarmModelForCausalLM
 from clients.network import Network
@@ -113,7 +114,7 @@ async def share(joined: Joined, stack: AsyncExitStack) -> Served:
         end_tokens=_end_tokens(joined),
         look=lambda: connection.client.view,
         aliases=joined.aliases,
-        sampling=_sampling(joined.model),
+        sampling=model_sampling(joined.model.generation_config),
     )
 
 
@@ -122,15 +123,5 @@ def _end_tokens(joined: Joined) -> frozenset[int]:
     config = joined.model.generation_config
     given = None if config is None else config.eos_token_id
     listed = given if isinstance(given, list) else [given]
-    return frozenset(int(token) for token in (*listed, joined.tokenizer.eos_token_id) if token is not None)
-
-
-def _sampling(model: SwarmModelForCausalLM) -> Sampling:
-    """What the model's makers recommend, where they do."""
-    config = model.generation_config
-    if config is None or not config.do_sample:
-        return Sampling()
-    neutral = Sampling()
-    wanted = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-    given = {name: getattr(config, name, None) for name in wanted}
-    return Sampling(**{name: getattr(neutral, name) if value is None else value for name, value in given.items()})
+    known = frozenset(int(token) for token in (*listed, joined.tokenizer.eos_token_id) if token is not None)
+    return known | ends_of_turns(joined.tokenizer)

@@ -23,7 +23,9 @@ _OF_THE_MODEL = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
 def model_sampling(generation_config: Any) -> Sampling:
-    """What a model's generation config (of the library) asks for."""
+    """What a model's makers recommend in its generation config (of the library; None where it has none)."""
+    if generation_config is None or not generation_config.do_sample:
+        return Sampling()
     said = {name: getattr(generation_config, name, None) for name in _OF_THE_MODEL}
     return Sampling(**{name: value for name, value in said.items() if value is not None})
 

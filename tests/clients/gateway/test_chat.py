@@ -191,9 +191,10 @@ def test_a_bad_field_is_refused_by_name(live: LiveGateway, fields: dict[str, Any
     assert error["code"]
 
 
-def test_a_prompt_beyond_the_context_is_refused(client: openai.OpenAI, live: LiveGateway) -> None:
+@pytest.mark.parametrize("length", [2000, 1_000_000])
+def test_a_prompt_beyond_the_context_is_refused(client: openai.OpenAI, length: int) -> None:
     with pytest.raises(openai.BadRequestError, match="at most 1024 tokens") as refused:
-        client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "x" * 2000}])
+        client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "x" * length}])
     assert refused.value.code == "context_length_exceeded"
     assert refused.value.param == "messages"
 

@@ -3,10 +3,10 @@
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from clients.gateway.conversation import ToolCall, Turn, encode, read_content
+from clients.gateway.conversation import ToolCall, Turn, encode, ends_of_turns, read_content
 from clients.gateway.errors import ApiError
 from clients.gateway.fields import Fields
-from tests.clients.gateway.bytes_tokenizer import bytes_tokenizer
+from tests.clients.gateway.bytes_tokenizer import END, bytes_tokenizer
 
 CALLS = (
     "{% for message in messages %}{{ message.role }}:{{ message.content }}"
@@ -67,6 +67,15 @@ def test_a_model_without_chat_template_says_so(tokenizer: PreTrainedTokenizerFas
 def test_what_a_template_refuses_is_told_in_its_words() -> None:
     with pytest.raises(ApiError, match="no system"):
         prompt([Turn("system", "alone")], NO_SYSTEM)
+
+
+def test_the_end_of_a_turn_is_read_off_the_template() -> None:
+    tokenizer = bytes_tokenizer()
+    assert ends_of_turns(tokenizer) == {END}
+    tokenizer.chat_template = NO_SYSTEM  # ends turns with ";", which is no token of its own
+    assert ends_of_turns(tokenizer) == frozenset()
+    tokenizer.chat_template = "{{ raise_exception('no chats') }}"
+    assert ends_of_turns(tokenizer) == frozenset()
 
 
 def test_parts_of_text_are_joined() -> None:
