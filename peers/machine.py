@@ -15,13 +15,13 @@ from typing import Any
 
 import psutil
 
+from swarm.entrance import USUAL_PORT
 from swarm.errors import UsageError
 
 __all__ = ["Device", "find_device", "free_memory", "physical_cores", "pick_port"]
 
 SHARE = 0.8  # of what is free; the rest is for activations, libraries and everyone else's work
 PROBE_PATIENCE = 60.0  # seconds; importing torch from a cold disk is slow
-USUAL_PORT = 31330  # so that a peer keeps its address when it is started again
 CGROUP = Path("/sys/fs/cgroup")
 
 # Run in a process of its own; prints what torch knows of one CUDA device.

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -15,17 +14,16 @@ from peers.settings import (
     PRECISIONS,
     QUANTIZATIONS,
     ServeSettings,
-    announced_addresses,
     parse_precision,
 )
 from peers.views import Noted, choose_view
 from peers.watch import View
 from swarm.catalogue import default_cache
-from swarm.entrance import parse_peers
+from swarm.entrance import announced_addresses, parse_peers
 from swarm.event_loop import new_event_loop
 from swarm.ids import Span
 from swarm.running import state_folder
-from swarm.settings import outranked
+from swarm.settings import data_folder, outranked
 from swarm.stopping import until_told
 from swarm.terminal import LogFormat, setup_logging
 
@@ -153,12 +151,6 @@ def serve(
     console = Console(stderr=True)
     setup_logging(log_format, console=console)
     raise typer.Exit(_run(settings, choose_view(log_format, dashboard, console), stop_with_stdin=stop_with_stdin))
-
-
-def data_folder(environ: Mapping[str, str], home: Path) -> Path:
-    """Where a user's identities are kept. As the XDG specification says, a folder that is not absolute is ignored."""
-    folder = Path(environ.get("XDG_DATA_HOME", ""))
-    return (folder if folder.is_absolute() else home / ".local" / "share") / "swarm"
 
 
 def _run(settings: ServeSettings, view: View, *, stop_with_stdin: bool) -> int:

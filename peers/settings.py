@@ -1,22 +1,20 @@
 """What a volunteer asks for: the options of `swarm serve`, checked."""
 
-import ipaddress
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from swarm.entrance import HIGHEST_PORT
 from swarm.errors import UsageError
 from swarm.ids import Span
 
-__all__ = ["DEVICES", "PRECISIONS", "QUANTIZATIONS", "ServeSettings", "announced_addresses", "parse_precision"]
+__all__ = ["DEVICES", "PRECISIONS", "QUANTIZATIONS", "ServeSettings", "parse_precision"]
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 QUANTIZATIONS = ("auto", "none", "bf16", "int8", "int4")
 _LONG_NAMES = {"float32": "fp32", "float": "fp32", "bfloat16": "bf16", "float16": "fp16", "half": "fp16"}
 DEVICES = "auto, cpu, cuda, cuda:N or mps"
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
-_HIGHEST_PORT = 65535
 _LONGEST_NAME = 64
 
 
@@ -56,7 +54,7 @@ class ServeSettings:
         if self.blocks is not None and self.num_blocks is not None:
             raise UsageError("--blocks says which blocks and --num-blocks how many: give only one of them")
         _check_range("--num-blocks", self.num_blocks, 1)
-        _check_range("--port", self.port, 0, _HIGHEST_PORT)
+        _check_range("--port", self.port, 0, HIGHEST_PORT)
         _check_range("--threads", self.threads, 1)
         _check_range("--kv-cache-tokens", self.kv_tokens, 1)
         if self.precision not in PRECISIONS:
@@ -69,27 +67,6 @@ class ServeSettings:
             raise UsageError(f"--training-share is between 0 (none) and 1, not {self.training_share:g}")
         if len(self.public_name) > _LONGEST_NAME:
             raise UsageError(f"--public-name has at most {_LONGEST_NAME} characters")
-
-
-def announced_addresses(texts: Iterable[str], port: int | None) -> tuple[str, ...]:
-    """Multiaddresses from `--announce` options: as they are, or made from IP or IP:PORT (without: `port`). Raises
-    UsageError."""
-    parts = [part for text in texts for part in text.replace(",", " ").split()]
-    return tuple(part if part.startswith("/") else _multiaddress(part, port) for part in parts)
-
-
-def _multiaddress(text: str, port: int | None) -> str:
-    host, colon, last = text.rpartition(":")
-    if ":" in host and not host.startswith("["):  # a bare IPv6 address
-        host, colon = "", ""
-    host, number = (host.strip("[]"), last) if colon else (text.strip("[]"), str(port or ""))
-    try:
-        version = ipaddress.ip_address(host).version
-    except ValueError:
-        raise UsageError(f"--announce {text}: give an IP address, IP:PORT, or a multiaddress such as /dns4/…") from None
-    if not (number.isdecimal() and 0 < int(number) <= _HIGHEST_PORT):
-        raise UsageError(f"--announce {text}: which port? Give IP:PORT, or --port as well")
-    return f"/ip{version}/{host}/tcp/{number}"
 
 
 def parse_precision(text: str) -> str:

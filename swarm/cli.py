@@ -22,7 +22,7 @@ from swarm.settings import config_path, defaults_for, read_config
 from swarm.terminal import plain
 from swarm.version import __version__
 
-__all__ = ["COMMANDS", "Entry", "Group", "load_command", "main", "run", "serve_main"]
+__all__ = ["COMMANDS", "Entry", "Group", "config_trouble", "load_command", "main", "run", "serve_main"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,7 @@ class Entry:
 
     target: str
     help: str
+    lenient: bool = False  # runs although the file of defaults can't be used, and says so itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,11 @@ COMMANDS: Mapping[str, Entry | Group] = {
     "status": Entry("clients.status:status", "Show which peers hold which blocks, and how they are."),
     "ps": Entry("clients.terminal.ps:ps", "List the peers and gateways that run on this machine."),
     "list": Entry("clients.terminal.listing:list_models", "List the models that are on this machine."),
+    "doctor": Entry(
+        "clients.doctor.command:doctor",
+        "Check this machine and its way into a swarm, and say what to do.",
+        lenient=True,
+    ),
     "demo": Entry("clients.demo:demo", "Start a small swarm on this machine, use it, and kill a peer in mid-answer."),
     "bench": Group(
         "Measure a swarm, or a part of it, beside the least that it could take.",
@@ -105,7 +111,7 @@ class LazyGroup(TyperGroup):
         command = load_command(path, entry)
         root = ctx.find_root()
         if not ctx.resilient_parsing:  # completion asks for names alone
-            ctx.default_map = {name: _defaults(path, command, root.params["config"], ctx.obj)}
+            ctx.default_map = {name: _defaults(path, command, root.params["config"], ctx.obj, entry.lenient)}
         command.params.extend(param for param in root.command.params if param.name == DEBUG)
         return name, command, rest
 
@@ -136,10 +142,37 @@ def _long_options(command: TyperCommand) -> list[tuple[TyperOption, str]]:
     return [(option, long[0]) for option, long in zip(options, names, strict=True) if long]
 
 
-def _defaults(name: str, command: TyperCommand, given: Path | None, invocation: Invocation) -> dict[str, Any]:
+def _defaults(
+    name: str, command: TyperCommand, given: Path | None, invocation: Invocation, lenient: bool
+) -> dict[str, Any]:
     path = given or config_path(os.environ, Path.home())
-    config = read_config(path, required=given is not None, commands=tuple(invocation.commands))
-    return defaults_for(name, {flag: str(option.name) for option, flag in _long_options(command)}, config, path)
+    flags = {flag: str(option.name) for option, flag in _long_options(command)}
+    try:
+        config = read_config(path, required=given is not None, commands=tuple(invocation.commands))
+        return defaults_for(name, flags, config, path)
+    except UsageError:
+        if not lenient:
+            raise
+        return {}
+
+
+def config_trouble(given: Path | None, commands: Mapping[str, Entry | Group]) -> str | None:
+    """What is wrong with the file of defaults, for any of the `commands`; None when nothing is."""
+    path = given or config_path(os.environ, Path.home())
+    try:
+        config = read_config(path, required=given is not None, commands=tuple(commands))
+        for name, entry in commands.items():
+            for words, one in [(name, entry)] if isinstance(entry, Entry) else _named(name, entry):
+                if name in config:
+                    flags = {flag: flag for _, flag in _long_options(load_command(words, one))}
+                    defaults_for(words, flags, config, path)
+    except UsageError as error:
+        return str(error)
+    return None
+
+
+def _named(name: str, group: Group) -> list[tuple[str, Entry]]:
+    return [(f"{name} {word}", entry) for word, entry in group.commands.items()]
 
 
 def swarm(

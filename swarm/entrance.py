@@ -1,11 +1,15 @@
 """The ways into a swarm as people write them: addresses of its peers. Light: looks at text alone."""
 
+import ipaddress
 import re
 from collections.abc import Iterable
 
 from swarm.errors import UsageError
 
-__all__ = ["parse_peers"]
+__all__ = ["HIGHEST_PORT", "USUAL_PORT", "announced_addresses", "parse_peers"]
+
+USUAL_PORT = 31330  # of a serving peer, so that it keeps its address when it is started again
+HIGHEST_PORT = 65535
 
 _ADDRESS = re.compile(r"(/[^/\s]+)+/p2p/[1-9A-HJ-NP-Za-km-z]{40,64}")
 _SHOWN = 120  # characters of what is no address
@@ -21,3 +25,24 @@ def parse_peers(texts: Iterable[str]) -> tuple[str, ...]:
                 "and every serving peer prints its own"
             )
     return tuple(dict.fromkeys(addresses))
+
+
+def announced_addresses(texts: Iterable[str], port: int | None) -> tuple[str, ...]:
+    """Multiaddresses from `--announce` options: as they are, or made from IP or IP:PORT (without: `port`). Raises
+    UsageError."""
+    parts = [part for text in texts for part in text.replace(",", " ").split()]
+    return tuple(part if part.startswith("/") else _multiaddress(part, port) for part in parts)
+
+
+def _multiaddress(text: str, port: int | None) -> str:
+    host, colon, last = text.rpartition(":")
+    if ":" in host and not host.startswith("["):  # a bare IPv6 address
+        host, colon = "", ""
+    host, number = (host.strip("[]"), last) if colon else (text.strip("[]"), str(port or ""))
+    try:
+        version = ipaddress.ip_address(host).version
+    except ValueError:
+        raise UsageError(f"--announce {text}: give an IP address, IP:PORT, or a multiaddress such as /dns4/…") from None
+    if not (number.isdecimal() and 0 < int(number) <= HIGHEST_PORT):
+        raise UsageError(f"--announce {text}: which port? Give IP:PORT, or --port as well")
+    return f"/ip{version}/{host}/tcp/{number}"

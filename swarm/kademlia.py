@@ -16,7 +16,7 @@ from typing import Self
 import msgpack
 from hivemind.dht.crypto import DHTRecord, RecordValidatorBase
 from hivemind.dht.node import DHTNode
-from hivemind.dht.protocol import ValidationError
+from hivemind.dht.protocol import DHTProtocol, ValidationError
 from hivemind.dht.routing import DHTID
 from hivemind.p2p import PeerID
 from hivemind.p2p.p2p_daemon_bindings.utils import P2PDaemonError, P2PHandlerError
@@ -32,7 +32,9 @@ from swarm.libp2p import Libp2pHost
 from swarm.record import PeerRecord
 from swarm.sealing import MAX_LIFETIME, MAX_RECORD, check_times, open_sealed, seal, unseal
 
-__all__ = ["Guard", "KademliaDirectory"]
+__all__ = ["CLOCK_LIMIT", "Guard", "KademliaDirectory", "clock_offset"]
+
+CLOCK_LIMIT = 3.0  # seconds by which clocks may differ; hivemind lets nobody join beyond it
 
 _INDEX = "swarm/1/peers"
 _REPLICAS = 5  # nodes that keep each key
@@ -220,6 +222,22 @@ class KademliaDirectory(Directory):
         self._host.check_alive()
 
 
+async def clock_offset(host: Libp2pHost, peer: PeerId, limit: float) -> float:
+    """Seconds by which the clock of `peer`, which has been dialled, is ahead of ours, right to half of a round trip.
+    Raises NetworkError where it does not answer, or says no time."""
+    # the class's own method of that name is for one that has joined, which a wrong clock keeps us from
+    stub = super(DHTProtocol, DHTProtocol).get_stub(host.p2p, PeerID.from_base58(peer))
+    asked = time.time()
+    try:
+        call = stub.rpc_ping(dht_pb2.PingRequest(validate=False), timeout=limit)
+        response = await host.run(call, limit, "asking for the time")
+    except (TimeoutError, OSError, P2PDaemonError, P2PHandlerError) as error:
+        raise NetworkError(f"peer {peer} did not say what time it is") from error
+    if not response.dht_time:
+        raise NetworkError(f"peer {peer} did not say what time it is")
+    return float(response.dht_time) - (asked + time.time()) / 2
+
+
 def _entries(answer: bytes) -> Iterator[bytes]:
     """The values in a stranger's packed dictionary; nothing where it is none."""
     try:
@@ -236,7 +254,7 @@ def _entries(answer: bytes) -> Iterator[bytes]:
 def _join_error(message: str, initial_peers: Sequence[str]) -> NetworkError:
     if "local time must be within" in message:
         return NetworkError(
-            f"the clock of this machine differs by more than 3 s from that of the initial peers; "
+            f"the clock of this machine differs by more than {CLOCK_LIMIT:g} s from that of the initial peers; "
             f"set it right, for example with NTP, and start again ({' '.join(message.split())})"
         )
     if "can't access this node" in message:

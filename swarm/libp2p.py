@@ -179,6 +179,19 @@ class Libp2pTransport(Transport):
             raise Unreachable(f"peer {peer} can't be reached for {protocol}: {_reason(error)}") from error
         return self._keep(Libp2pStream(peer, reader, writer))
 
+    async def dial(self, peer: PeerId, addresses: Sequence[str]) -> None:
+        """A connection to `peer`, whatever it serves. Raises Unreachable."""
+        self._check_open()
+        try:
+            async with asyncio.timeout(self._open_timeout):
+                await self._connect(peer, PeerID.from_base58(peer), addresses)
+        except TimeoutError:
+            raise Unreachable(f"peer {peer} did not answer within {self._open_timeout:g} s") from None
+        except (EOFError, OSError) as error:
+            raise NetworkError(_DAEMON_GONE) from error
+        except (P2PDaemonError, ValueError) as error:
+            raise Unreachable(f"peer {peer} can't be reached: {_reason(error)}") from error
+
     async def serve(self, protocol: str, handler: Handler) -> None:
         self._check_open()
         known = protocol in self._handlers

@@ -20,7 +20,7 @@ import typer
 
 from swarm.errors import UsageError
 
-__all__ = ["Config", "config_path", "defaults_for", "outranked", "read_config"]
+__all__ = ["Config", "config_path", "data_folder", "defaults_for", "outranked", "read_config"]
 
 Config = Mapping[str, Any]
 _RANKS = ("DEFAULT", "DEFAULT_MAP", "ENVIRONMENT", "COMMANDLINE")  # where a value is from, the most direct last
@@ -30,6 +30,12 @@ def config_path(environ: Mapping[str, str], home: Path) -> Path:
     """The user's file of defaults. As the XDG specification says, a folder that is not absolute is ignored."""
     folder = Path(environ.get("XDG_CONFIG_HOME", ""))
     return (folder if folder.is_absolute() else home / ".config") / "swarm" / "config.toml"
+
+
+def data_folder(environ: Mapping[str, str], home: Path) -> Path:
+    """Where a user's identities are kept; with the same exception."""
+    folder = Path(environ.get("XDG_DATA_HOME", ""))
+    return (folder if folder.is_absolute() else home / ".local" / "share") / "swarm"
 
 
 def read_config(path: Path, *, required: bool, commands: Collection[str]) -> Config:

@@ -3,7 +3,8 @@ from typing import Any
 
 import pytest
 
-from peers.settings import ServeSettings, announced_addresses, parse_precision
+from peers.settings import ServeSettings, parse_precision
+from swarm.entrance import announced_addresses
 from swarm.errors import UsageError
 from swarm.ids import Span
 

@@ -2,9 +2,13 @@
 
 import asyncio
 import threading
+import time
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
+
+from hivemind.dht.routing import DHTID
+from hivemind.proto import dht_pb2
 
 from swarm.event_loop import new_event_loop
 from swarm.identity import Identity
@@ -17,9 +21,13 @@ LIMIT = 60.0  # seconds to start and to end
 
 
 class Bystander:
-    """A context manager; `address` is where it can be joined."""
+    """A context manager; `address` is where it can be joined. With a clock that is `ahead` by some seconds it is a twin
+    of a node, which answers nothing but what time it is."""
 
     address: str
+
+    def __init__(self, *, ahead: float | None = None) -> None:
+        self._ahead = ahead
 
     def __enter__(self) -> Self:
         self._leave = threading.Event()
@@ -46,9 +54,19 @@ class Bystander:
         identity = Identity.ephemeral()
         host = await Libp2pHost.start(identity)
         try:
-            directory = await KademliaDirectory.start(host, identity, new_swarm=True)
+            directory = None
+            if self._ahead is None:
+                directory = await KademliaDirectory.start(host, identity, new_swarm=True)
+            else:
+                await host.p2p.add_protobuf_handler("DHTProtocol.rpc_ping", self._tell_time, dht_pb2.PingRequest)
             self._known.set_result((await host.transport.addresses())[0])
             await asyncio.to_thread(self._leave.wait)
-            await directory.close()
+            if directory is not None:
+                await directory.close()
         finally:
             await host.close()
+
+    async def _tell_time(self, request: Any, context: Any) -> Any:
+        assert self._ahead is not None
+        node = dht_pb2.NodeInfo(node_id=DHTID.generate().to_bytes())
+        return dht_pb2.PingResponse(peer=node, dht_time=time.time() + self._ahead, available=True)
