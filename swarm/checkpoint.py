@@ -24,7 +24,7 @@ from swarm.messages import MAX_POSITION
 from swarm.shards import Shards
 from swarm.weights import TensorName, name_tensors, quiet_library, read_tensors
 
-__all__ = ["Checkpoint", "client_weights", "load_span", "resolve", "span_shell"]
+__all__ = ["Checkpoint", "client_weights", "files_of", "load_span", "resolve", "span_shell"]
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,15 @@ def client_weights(
     """Every tensor that belongs to no block, by its name in the causal model's state dict. A tied head is not there."""
     wanted = {tensor.stored: tensor.causal for tensor in _tensors(checkpoint) if tensor.block is None}
     return {name: tensor.to(device=device, dtype=dtype) for name, tensor in _read(checkpoint, wanted).items()}
+
+
+def files_of(checkpoint: Checkpoint, blocks: Span | None) -> tuple[str, ...]:
+    """The files of weights that hold some of `blocks`, or, with None, some of what a client keeps. Fetches none."""
+    if not checkpoint.shards.index:
+        return checkpoint.shards.files
+    where = checkpoint.shards.where()
+    wanted = (t for t in _tensors(checkpoint) if (t.block is None if blocks is None else t.block in [*blocks]))
+    return tuple(sorted({where[tensor.stored] for tensor in wanted}))
 
 
 def _span_tensors(checkpoint: Checkpoint, blocks: Span) -> dict[str, torch.Tensor]:

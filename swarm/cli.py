@@ -50,6 +50,7 @@ COMMANDS: Mapping[str, Entry | Group] = {
     "status": Entry("clients.status:status", "Show which peers hold which blocks, and how they are."),
     "ps": Entry("clients.terminal.ps:ps", "List the peers and gateways that run on this machine."),
     "list": Entry("clients.terminal.listing:list_models", "List the models that are on this machine."),
+    "pull": Entry("clients.terminal.pull:pull", "Fetch a model, or the part of it that a peer needs, beforehand."),
     "doctor": Entry(
         "clients.doctor.command:doctor",
         "Check this machine and its way into a swarm, and say what to do.",

@@ -7,10 +7,11 @@ affair. Here are the few calls that a swarm needs, with errors in sentences.
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (  # type: ignore[attr-defined]
@@ -24,13 +25,14 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils.tqdm import tqdm
 
 from swarm import atomic
 from swarm.digest import file_sha256
 from swarm.errors import ModelError
 from swarm.weights import quiet_library
 
-__all__ = ["Hub", "Repo", "fetch", "looks_like_hub_id", "open_repo", "shard_digests"]
+__all__ = ["Hub", "Repo", "fetch", "looks_like_hub_id", "open_repo", "shard_digests", "sizes"]
 
 _log = logging.getLogger(__name__)
 
@@ -77,8 +79,9 @@ def open_repo(repo_id: str, revision: str | None, hub: Hub) -> tuple[Repo, Path]
     return Repo(repo_id, Path(folder).name, hub), Path(folder)
 
 
-def fetch(repo: Repo, file: str) -> Path:
-    """One file of the repository, downloaded unless it is in the cache. Raises ModelError."""
+def fetch(repo: Repo, file: str, progress: Callable[[int], None] | None = None) -> Path:
+    """One file of the repository, downloaded unless it is in the cache. `progress` is told of bytes that have come,
+    also in earlier, broken attempts. Raises ModelError."""
     with _sentences(repo.id, repo.commit, repo.hub, file):
         return Path(
             hf_hub_download(
@@ -90,8 +93,35 @@ def fetch(repo: Repo, file: str) -> Path:
                 endpoint=repo.hub.endpoint,
                 cache_dir=repo.hub.cache,
                 etag_timeout=TIMEOUT,
+                tqdm_class=None if progress is None else _counter(progress),
             )
         )
+
+
+def _counter(progress: Callable[[int], None]) -> type[tqdm]:
+    """What the library takes for a bar, and which draws none."""
+
+    class Counter(tqdm):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **{**options, "disable": True})  # type: ignore[no-untyped-call]
+            progress(int(options.get("initial") or 0))
+
+        def update(self, n: float | None = 1) -> bool | None:
+            progress(int(n or 0))
+            return None
+
+    return Counter
+
+
+def sizes(repo: Repo) -> dict[str, int]:
+    """The bytes of each file in the repository, as the hub tells them; nothing where it is not asked. Raises
+    ModelError."""
+    if repo.hub.offline:
+        return {}
+    with _sentences(repo.id, repo.commit, repo.hub):
+        api = HfApi(endpoint=repo.hub.endpoint, token=repo.hub.token)
+        info = api.model_info(repo.id, revision=repo.commit, files_metadata=True, timeout=TIMEOUT)
+    return {entry.rfilename: entry.size for entry in info.siblings or () if entry.size is not None}
 
 
 def shard_digests(repo: Repo, files: Sequence[str], cache: Path) -> dict[str, str]:
