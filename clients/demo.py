@@ -20,19 +20,26 @@ def demo(
     model: Annotated[str, typer.Option(help="The model to serve and to ask.")] = "smollm2",
     max_new_tokens: Annotated[int, typer.Option(min=8, help="Length of the answer at most.")] = 96,
     kill_after: Annotated[int, typer.Option(min=1, help="Kill a peer after so many tokens.")] = 24,
-    stay: Annotated[bool, typer.Option("--stay", help="Leave the swarm up afterwards, until Ctrl-C.")] = False,
+    stay: Annotated[
+        bool, typer.Option("--stay", help="Leave the swarm up afterwards, with a gateway to it, until Ctrl-C.")
+    ] = False,
+    open_page: Annotated[
+        bool, typer.Option("--open", help="With --stay, open the gateway's page in a browser.")
+    ] = False,
     cache_dir: CacheDir = None,
 ) -> None:
     """Start a small swarm on this machine, ask it something, and kill a peer in mid-answer.
 
     Each of the four peers hosts half of the blocks, chosen by placement; the answer is compared with the same model run
-    in one process.
+    in one process. With --stay a gateway serves a chat page and the OpenAI API from them until Ctrl-C.
     """
+    if open_page and not stay:
+        raise UsageError("--open is for the page of a demo that stays: give --stay, too")
     if kill_after >= max_new_tokens:
         raise UsageError("--kill-after must be smaller than --max-new-tokens, or nothing is killed in mid-answer")
     quiet_libraries(os.environ)
     from clients.showcase import Plot, show  # brings torch and hivemind, which help does not need
 
-    plot = Plot(model, cache_dir or default_cache(os.environ), prompt, max_new_tokens, kill_after, stay)
+    plot = Plot(model, cache_dir or default_cache(os.environ), prompt, max_new_tokens, kill_after, stay, open_page)
     if not show(plot):
         raise SwarmError("the answer differs from that of the same model in one process: please report this")

@@ -1,18 +1,25 @@
-"""Serving peers on this machine, for demonstrations and measurements: real processes, identities of their own."""
+"""Serving peers on this machine, and a gateway to them, for demonstrations and measurements: real processes, identities
+of their own."""
 
+import json
+import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from swarm.errors import SwarmError
 from swarm.ids import PeerId
-from swarm.subprocesses import ServeProcess
+from swarm.subprocesses import ServeProcess, SwarmProcess
 
-__all__ = ["LocalSwarm"]
+__all__ = ["GatewayProcess", "LocalSwarm"]
 
 START_SECONDS = 180.0
+WATCH_SECONDS = 1.0  # between two looks at whether a gateway still runs
+LAST_LINES = 12  # of a log in an error
 EXACT = "fp32"  # unless told otherwise, so that answers can be compared with those of one process
 SHARED_MACHINE = {"OMP_WAIT_POLICY": "PASSIVE"}  # threads that wait must not spin where other peers compute
 
@@ -71,3 +78,22 @@ class LocalSwarm:
             if peer.alive:
                 peer.terminate()
         self._stack.close()
+
+
+class GatewayProcess(SwarmProcess):
+    """`swarm gateway` for one model, on a free port of this machine. A context manager."""
+
+    def __init__(self, model: str, addresses: Sequence[str], cache: Path) -> None:
+        options = ("--port=0", f"--initial-peers={','.join(addresses)}", f"--cache-dir={cache}")
+        super().__init__([sys.executable, "-m", "swarm", "gateway", model, *options], name="gateway")
+
+    def wait_ready(self, limit: float = START_SECONDS) -> str:
+        """Blocks until it answers; its URL. Raises SwarmError, with its last lines, if it ends or `limit` passes."""
+        return str(json.loads(self.wait_line('"event": "ready"', limit))["url"])
+
+    def wait_end(self) -> None:
+        """Blocks as long as it runs. Raises SwarmError when it has ended."""
+        while self.alive:
+            time.sleep(WATCH_SECONDS)
+        lines = "\n  ".join(self.log[-LAST_LINES:])
+        raise SwarmError(f"the gateway has ended; the last it said was:\n  {lines}")

@@ -1,7 +1,7 @@
 """The demo itself: what it starts, asks, kills, and says of it."""
 
-import threading
 import time
+import webbrowser
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from clients.chat import encode_chat
-from clients.local_swarm import LocalSwarm
+from clients.local_swarm import GatewayProcess, LocalSwarm
 from clients.model import SwarmModelForCausalLM
 from clients.story import Story, show_chain
 from swarm.checkpoint import Checkpoint, resolve
@@ -29,7 +29,8 @@ NAMES = ("ada", "bela", "carl", "dora")
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """What the demo shows. `stay`: whether the swarm is left up afterwards."""
+    """What the demo shows. `stay`: whether the swarm is left up afterwards, with a gateway; `open_page`: whether a
+    browser is shown its page."""
 
     model: str
     cache: Path
@@ -37,6 +38,7 @@ class Plot:
     max_new_tokens: int
     kill_after: int
     stay: bool
+    open_page: bool = False
 
 
 def show(plot: Plot) -> bool:
@@ -47,7 +49,7 @@ def show(plot: Plot) -> bool:
         _start(console, swarm, checkpoint)
         same = _ask(console, swarm, checkpoint, plot)
         if plot.stay:
-            _stay(console, swarm, plot.model)
+            _stay(console, swarm, plot)
     return same
 
 
@@ -67,18 +69,31 @@ def _start(console: Console, swarm: LocalSwarm, model: Checkpoint) -> None:
     console.print(f"[dim]  up in {time.monotonic() - started:.0f} s[/]\n")
 
 
-def _stay(console: Console, swarm: LocalSwarm, model: str) -> None:
-    alive = next(peer for peer in swarm.peers if peer.alive)
-    address = swarm.address
-    console.print("\n[bold]The swarm stays up.[/] On another terminal:")
-    for line in (
-        alive.ready.join,
-        f'swarm run {model} "Hi there" --initial-peers {address}',
-        f"swarm status --initial-peers {address}",
-    ):
-        console.print(f"  {line}", markup=False)
-    console.print("Ctrl-C stops everything.")
-    threading.Event().wait()
+def _stay(console: Console, swarm: LocalSwarm, plot: Plot) -> None:
+    """Until Ctrl-C. Raises SwarmError when the gateway ends by itself."""
+    console.print("\n[dim]starting a gateway …[/]")
+    with GatewayProcess(plot.model, swarm.addresses, plot.cache) as gateway:
+        url = gateway.wait_ready()
+        console.print("\n[bold]The swarm stays up,[/] and a gateway serves it:")
+        alive = next(peer for peer in swarm.peers if peer.alive)
+        for label, line in (
+            ("chat page", f"{url}/"),
+            ("the swarm", f"{url}/swarm"),
+            ("API", f"{url}/v1"),
+        ):
+            console.print(f"  {label:<10}{line}", markup=False)
+        console.print("\nOn another terminal:")
+        for line in (
+            f"swarm chat --url {url}/v1",
+            f"export OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY=none",
+            f"swarm status --initial-peers {swarm.address}",
+            alive.ready.join,
+        ):
+            console.print(f"  {line}", markup=False)
+        console.print("\nCtrl-C stops everything.")
+        if plot.open_page:
+            webbrowser.open(f"{url}/")
+        gateway.wait_end()
 
 
 # --- the answer --------------------------------------------------------------------------------------------------

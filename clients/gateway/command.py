@@ -2,6 +2,7 @@
 
 import logging
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from clients.options import CacheDir, Codec, InitialPeers, Patience, check_codec, split_peers
 from swarm.catalogue import default_cache
+from swarm.running import announce_running, state_folder
 from swarm.terminal import LogFormat, emit, setup_logging
 
 if TYPE_CHECKING:
@@ -98,7 +100,14 @@ def gateway(
     )
     from clients.gateway.running import run  # brings torch and hivemind
 
-    raise typer.Exit(run(settings, lambda ready: _show(ready, log_format), stop_with_stdin=stop_with_stdin))
+    with ExitStack() as note:  # for `swarm ps`
+
+        def show(ready: "ReadyGateway") -> None:
+            note.enter_context(announce_running(ready.running(), state_folder(os.environ, Path.home())))
+            _show(ready, log_format)
+
+        code = run(settings, show, stop_with_stdin=stop_with_stdin)
+    raise typer.Exit(code)
 
 
 def _show(ready: "ReadyGateway", log_format: LogFormat) -> None:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from swarm.running import Running
+
 __all__ = ["ReadyGateway", "ReadyModel"]
 
 OPEN = (
@@ -44,6 +46,10 @@ class ReadyGateway:
         if self.local:
             return []
         return [*([] if self.keys else [OPEN]), *([] if self.tls else [CLEAR])]
+
+    def running(self) -> Running:
+        """For others on this machine."""
+        return Running.here("gateway", models=tuple(model.name for model in self.models), address=self.url)
 
     def event(self) -> dict[str, Any]:
         """The fields of the JSON line `{"event": "ready", …}`."""
