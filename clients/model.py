@@ -36,6 +36,7 @@ from clients.loading import build
 from clients.speculation import Assistant, Drafts, Speculation
 from clients.streaming import TokenStream
 from clients.training.adapters import Adapters
+from clients.training.hop import Cost
 from clients.training.passing import differentiate
 from clients.training.prefix import Prefix
 from swarm.catalogue import default_cache
@@ -311,6 +312,11 @@ class SwarmModelForCausalLM(AssistedDecoding, PreTrainedModel, GenerationMixin):
         positions = model_kwargs.get("position_ids")
         prompt = 0 if positions is None else int(positions.shape[-1])
         cache.reserve(batch_size * prompt + rows * (max_cache_length - prompt))
+
+    def training_costs(self) -> list[Cost]:
+        """What peers have computed so far for the training of this model."""
+        connection = self._connected()
+        return list(connection.submit(connection.training()).result().costs.values())
 
     # --- ending ---
 

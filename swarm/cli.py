@@ -56,6 +56,7 @@ COMMANDS: Mapping[str, Entry | Group] = {
         "Check this machine and its way into a swarm, and say what to do.",
         lenient=True,
     ),
+    "finetune": Entry("clients.finetune.command:finetune", "Train an adapter of your own over the blocks of a swarm."),
     "demo": Entry("clients.demo:demo", "Start a small swarm on this machine, use it, and kill a peer in mid-answer."),
     "bench": Group(
         "Measure a swarm, or a part of it, beside the least that it could take.",

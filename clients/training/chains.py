@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clients.client import Client
 from clients.training.adapters import PackedAdapter
-from clients.training.hop import HopLost, TrainingHop
+from clients.training.hop import Cost, HopLost, TrainingHop
 from routing.chains import Hop
 from swarm.errors import Busy, HopError, MissingBlocks, NetworkError, Unreachable
 from swarm.ids import PeerId, Span
@@ -40,6 +40,7 @@ class TrainingChains:
         self._client = client
         self._patience = patience
         self._hops: dict[tuple[PeerId, Span], asyncio.Task[TrainingHop]] = {}
+        self.costs: dict[tuple[PeerId, Span], Cost] = {}  # of every hop so far
         self._load: Counter[PeerId] = Counter()  # tokens under way
 
     @property
@@ -138,7 +139,7 @@ class TrainingChains:
         key = (hop.peer, hop.span)
         task = self._hops.get(key)
         if task is None or (task.done() and _ended(task)):
-            task = self._hops[key] = asyncio.create_task(TrainingHop.open(self._client, hop))
+            task = self._hops[key] = asyncio.create_task(TrainingHop.open(self._client, hop, self._cost(hop)))
         try:
             return await asyncio.shield(task)
         except (HopLost, Unreachable):
@@ -150,6 +151,9 @@ class TrainingChains:
         except HopError:
             self._client.backoff.rest(hop.peer, REFUSED_SECONDS)
             raise
+
+    def _cost(self, hop: Hop) -> Cost:
+        return self.costs.setdefault((hop.peer, hop.span), Cost(hop.name or hop.peer[-8:], hop.span))
 
     @contextmanager
     def _under_way(self, peer: PeerId, tokens: int) -> Iterator[None]:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import count
 
 import torch
@@ -16,7 +16,7 @@ from swarm.codecs import body_size, decode, encode
 from swarm.dtypes import DTYPES
 from swarm.errors import Busy as BusyError
 from swarm.errors import HopError, StreamClosed, WireError
-from swarm.ids import SessionId, new_session_id
+from swarm.ids import SessionId, Span, new_session_id
 from swarm.messages import Busy, Close, Fault, FaultCode, Message, Ping, Ready
 from swarm.training import (
     Adapter,
@@ -30,13 +30,23 @@ from swarm.training import (
     Train,
 )
 
-__all__ = ["HopLost", "TrainingHop"]
+__all__ = ["Cost", "HopLost", "TrainingHop"]
 
 ASK_SECONDS = 10.0  # of silence, after which a hop is asked whether it lives
 LONGEST_BATCH = 45.0  # s: a hop that computes for longer than this answers no question either
 TRIES = 3  # to give a hop what it says it has not
 
 Answer = Passed | Gradients | Missing
+
+
+@dataclass(slots=True)
+class Cost:
+    """What one peer has computed for this client: tokens, forward and backward counted alike, in so many seconds."""
+
+    name: str
+    span: Span
+    tokens: int = 0
+    seconds: float = 0.0
 
 
 class HopLost(Exception):
@@ -46,8 +56,9 @@ class HopLost(Exception):
 class TrainingHop:
     """Made by `open`. On the client's loop."""
 
-    def __init__(self, client: Client, hop: Hop, session: SessionId, stream: HopStream) -> None:
+    def __init__(self, client: Client, hop: Hop, session: SessionId, stream: HopStream, cost: Cost) -> None:
         self.hop = hop
+        self._cost = cost
         self.lost: str | None = None  # why it ended
         self.refusal: HopError | None = None  # that ended it: nobody else would do it either
         self._client = client
@@ -60,10 +71,10 @@ class TrainingHop:
         self._ids = count(1)
 
     @classmethod
-    async def open(cls, client: Client, hop: Hop) -> "TrainingHop":
-        """Raises Unreachable, Busy, HopLost, or HopError when the peer refuses."""
+    async def open(cls, client: Client, hop: Hop, cost: Cost) -> "TrainingHop":
+        """`cost` is added to. Raises Unreachable, Busy, HopLost, or HopError when the peer refuses."""
         stream = await client.hops.to(hop.contact)
-        self = cls(client, hop, new_session_id(), stream)
+        self = cls(client, hop, new_session_id(), stream, cost)
         try:
             stream.listen(self._session, self._hear)
             frame = Train(self._session, client.model.digest, hop.span, client.codec)
@@ -107,6 +118,7 @@ class TrainingHop:
             for _ in range(TRIES):
                 answer = await self._next(queue)
                 if isinstance(answer, Passed):
+                    self._add(batch, answer.seconds)
                     return self._read(answer.codec, answer.body, batch.tokens)
                 self._resend(frame, answer, adapters)
         raise self._gives_up("it says again and again that it lacks what it was sent")
@@ -156,9 +168,15 @@ class TrainingHop:
             answer = await self._next(queue)
             if isinstance(answer, Gradients) and answer.block is not None and answer.block in adapters:
                 found[answer.block] = self._tensors(adapters[answer.block], answer.body)
+        if isinstance(answer, Gradients):
+            self._add(batch, answer.seconds)
         if found.keys() != {block for block, _ in batch.adapters if block in self.hop.span}:
             raise self._gives_up("it sent gradients of other adapters than it was given")
         return gradient, found
+
+    def _add(self, batch: MicroBatch, seconds: float) -> None:
+        self._cost.tokens += batch.tokens
+        self._cost.seconds += seconds
 
     # --- hearing ----------------------------------------------------------------------------------------------------
 

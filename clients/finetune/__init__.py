@@ -1,0 +1,1 @@
+"""`swarm finetune`: an adapter of one's own from a file of texts, over the frozen blocks of a swarm."""
