@@ -43,7 +43,7 @@ def setup_logging(
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(logging.DEBUG if debug else logging.INFO)
-    for name in ("asyncio", "httpcore2", "httpx2", "filelock", "urllib3", "huggingface_hub"):
+    for name in ("asyncio", "httpcore2", "httpx2", "filelock", "urllib3", "huggingface_hub", "matplotlib"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.captureWarnings(True)
 

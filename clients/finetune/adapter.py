@@ -1,5 +1,6 @@
 """The adapter of a run: made by PEFT around the swarm's model."""
 
+import warnings
 from typing import Any
 
 from peft import IA3Config, LoraConfig, PeftConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
@@ -18,7 +19,9 @@ TASK = "CAUSAL_LM"
 def with_adapter(model: SwarmModelForCausalLM, settings: Settings) -> Any:
     """PEFT's model around `model`. Raises UsageError."""
     try:
-        return get_peft_model(model, _config(settings))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PEFT asks the library in words that are about to change
+            return get_peft_model(model, _config(settings))
     except ValueError as error:
         linears = ", ".join(_linears(model))
         raise UsageError(f"{str(error).splitlines()[0]} (--targets may name: {linears})") from error

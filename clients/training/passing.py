@@ -74,12 +74,14 @@ class _Pass:
 class _Through(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, run: _Pass, lengths: Sequence[int], flat: Tensor, *_: Tensor) -> Tensor:
-        ctx.run, ctx.dtype = run, flat.dtype
+        ctx.run = run
+        _check_finite(flat, "what goes into the first block")
         return _wait(run.connection, run.forward(flat.detach().cpu(), lengths)).to(flat)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         run: _Pass = ctx.run
+        _check_finite(gradients[0], "the gradient that the loss sends back")
         inputs, found = _wait(run.connection, run.backward(gradients[0].detach().cpu()))
         own = [tensor for block in run.adapters.blocks for tensor in found[block]]
         return (None, None, inputs.to(gradients[0]), *own)
@@ -114,6 +116,11 @@ def differentiate(
     output = torch.zeros_like(hidden)
     result: Tensor = output.masked_scatter(real[..., None], flat)
     return result
+
+
+def _check_finite(values: Tensor, what: str) -> None:
+    if not bool(torch.isfinite(values).all()):
+        raise UsageError(f"{what} is not finite: begin again from a checkpoint, with a lower learning rate")
 
 
 def _groups(lengths: Sequence[int]) -> list[tuple[int, ...]]:
