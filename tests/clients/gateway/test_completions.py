@@ -91,6 +91,7 @@ def test_log_probabilities_have_the_older_shape(client: openai.OpenAI, completer
         ({"prompt": ["a", 1]}, "prompt[1]"),
         ({"prompt": [1, "a"]}, "prompt"),
         ({"prompt": [[1, -1]]}, "prompt[0]"),
+        ({"prompt": [1, 1 << 40]}, "prompt"),
         ({"prompt": ["a"] * 65}, "prompt"),
         ({"suffix": "end"}, "suffix"),
         ({"n": 2, "best_of": 4}, "best_of"),
