@@ -198,6 +198,14 @@ def test_other_templates_get_tools_as_text(tokenizer: PreTrainedTokenizerFast) -
     )
 
 
+def test_template_that_only_mentions_tools_gets_them_as_text() -> None:
+    tokenizer = bytes_tokenizer()
+    tokenizer.chat_template = CHAT_TEMPLATE.replace("tools", "xml_tools") + "{# tools <tool_call> #}"
+    prompt = Dialect(tokenizer).prompt([Turn("user", "Hi")], Tools((WEATHER,)))
+    assert prompt.tools is None
+    assert "How it is outside" in prompt.turns[0].text
+
+
 def test_no_tools_leave_a_chat_as_it_is(tokenizer: PreTrainedTokenizerFast) -> None:
     turns = (Turn("user", "Hi"), Turn("assistant", "Yes?"), Turn("user", "Bye"))
     assert Dialect(tokenizer).prompt(turns, Tools()).turns == turns
@@ -208,8 +216,8 @@ def test_no_tools_leave_a_chat_as_it_is(tokenizer: PreTrainedTokenizerFast) -> N
     [
         ("{{ tools }}<tool_call>", HERMES),
         ("{{ tools }}<tool_call><function=x>", None),
-        ("<tool_call>", None),
-        ('{{ tools }} {"name": x, "parameters": y}', LLAMA),
+        ("{{ tools }}<tool_call>x<arg_key>", None),
+        ('{{ tools }}ipython {"name": x, "parameters": y}', LLAMA),
         ("{{ tools }}[TOOL_CALLS][", MISTRAL),
         ("{{ tools }}[TOOL_CALLS]f[ARGS]", MISTRAL_NAMED),
         ("{{ tools }}", None),
