@@ -138,6 +138,7 @@ async def test_head_that_lacks_what_must_come_is_an_error(played: Served) -> Non
         ({"response_format": {"type": "regex", "pattern": "("}}, "response_format.pattern"),
         ({"guided_regex": "x" * (MOST_GRAMMAR - 1)}, "guided_regex"),
         ({"guided_json": "{"}, "guided_json"),
+        ({"guided_json": {"properties": {f"p{n}": {"pattern": "(a|b)*a"} for n in range(3000)}}}, "guided_json"),
         ({"guided_choice": []}, "guided_choice"),
         ({"guided_choice": [1]}, "guided_choice"),
         ({"guided_grammar": "root ::= [a]"}, "guided_grammar"),
