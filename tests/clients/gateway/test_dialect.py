@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
 from clients.gateway.conversation import ToolCall, Turn, encode
@@ -20,6 +19,7 @@ from clients.gateway.tool_formats import HERMES, LLAMA, MISTRAL, MISTRAL_NAMED, 
 from clients.gateway.tools import Tool, Tools, read_tools
 from tests.clients.gateway.bytes_tokenizer import CHAT_TEMPLATE, END, bytes_tokenizer
 from tests.clients.gateway.drawn import draw
+from tests.clients.gateway.spoken import TEMPLATES, spoken
 
 CITY = {"type": "object", "properties": {"city": {"$ref": "#/$defs/c"}}, "required": ["city"]} | {
     "additionalProperties": False,
@@ -28,20 +28,6 @@ CITY = {"type": "object", "properties": {"city": {"$ref": "#/$defs/c"}}, "requir
 EMPTY = {"type": "object", "additionalProperties": False}
 WEATHER = Tool("weather", "How it is outside", CITY)
 TIME = Tool("time", "", EMPTY)
-TEMPLATES = {  # what tells a format, as comments behind a template that works
-    HERMES: "{# tools <tool_call> #}",
-    LLAMA: "{# tools <|python_tag|> #}",
-    MISTRAL: "{# tools [TOOL_CALLS] #}",
-    MISTRAL_NAMED: "{# tools [TOOL_CALLS] [ARGS] #}",
-}
-SPECIAL = ("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]")
-
-
-def spoken(form: Format, *, special: bool = False) -> PreTrainedTokenizerFast:
-    tokenizer = bytes_tokenizer()
-    tokenizer.chat_template = CHAT_TEMPLATE + TEMPLATES[form]
-    tokenizer.add_tokens([AddedToken(text, special=special, normalized=False) for text in SPECIAL])
-    return tokenizer
 
 
 async def noise(
