@@ -77,8 +77,9 @@ def gateway(
     peers = split_peers(initial_peers)
     check_codec(codec)
     setup_logging(log_format)
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # it tells what we tell ourselves
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # it tells what we tell ourselves
     from clients.gateway.keys import parse_keys  # these bring the web server, which help does not need
+    from clients.gateway.server import check_certificate, listen
     from clients.gateway.settings import GatewaySettings
 
     settings = GatewaySettings(
@@ -98,16 +99,15 @@ def gateway(
         allowed_hosts=tuple(allow_host or ()),
         shutdown_seconds=shutdown_seconds,
     )
-    from clients.gateway.running import run  # brings torch and hivemind
-
-    with ExitStack() as note:  # for `swarm ps`
+    check_certificate(tls_cert, tls_key)
+    with listen(host, port) as sock, ExitStack() as note:  # before the wait for torch and hivemind
+        from clients.gateway.running import run
 
         def show(ready: "ReadyGateway") -> None:
-            note.enter_context(announce_running(ready.running(), state_folder(os.environ, Path.home())))
+            note.enter_context(announce_running(ready.running(), state_folder(os.environ, Path.home())))  # `swarm ps`
             _show(ready, log_format)
 
-        code = run(settings, show, stop_with_stdin=stop_with_stdin)
-    raise typer.Exit(code)
+        raise typer.Exit(run(settings, sock, show, stop_with_stdin=stop_with_stdin))
 
 
 def _show(ready: "ReadyGateway", log_format: LogFormat) -> None:

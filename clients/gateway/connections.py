@@ -14,6 +14,8 @@ HEAD_SECONDS = 30.0  # from connecting, or from the first byte of a request, to 
 class BoundedConnection(HttpToolsProtocol):
     """uvicorn's, which by itself would wait for ever for a first request and keep any number of headers."""
 
+    head_seconds = HEAD_SECONDS
+
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._head: asyncio.TimerHandle | None = None  # runs while a request's head is awaited
@@ -45,7 +47,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def _await_head(self) -> None:
         self._size = 0
-        self._head = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+        self._head = self.loop.call_later(self.head_seconds, self.transport.close)
 
     def _have_head(self) -> None:
         if self._head is not None:

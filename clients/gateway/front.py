@@ -1,5 +1,6 @@
 """What every request passes first and last: who may come in, what went wrong, one line in the log."""
 
+import asyncio
 import logging
 import secrets
 import time
@@ -18,6 +19,7 @@ _log = logging.getLogger(__name__)
 API = "/v1"  # what needs a key, where there are keys
 QUIET = frozenset({"/health", "/ready", "/metrics", "/swarm.json"})  # machines and pages ask for these all day
 SHOWN = 200  # characters of a path
+LEAVING_SECONDS = 5.0  # in which a gateway is started again
 CLIENT_LEFT = 499  # in the log and in metrics only: nobody is there to be told
 
 
@@ -54,6 +56,10 @@ class Front:
 
         try:
             await self._pass(scope, receive, noted)
+        except asyncio.CancelledError:  # the server ends, and this task with it
+            if exchange.status is None:
+                leaving = ApiError(503, "The gateway is shutting down; try again", retry_after=LEAVING_SECONDS)
+                await response_to(leaving, scope["path"])(scope, receive, noted)
         except Exception as error:
             await self._broken(error, exchange, scope, receive, noted)
         finally:

@@ -47,10 +47,8 @@ async def create(request: Request, ticket: Ticket) -> Response:
 
 async def count(request: Request, ticket: Ticket) -> Response:
     fields = await read_body(request)
-    gateway = gateway_of(request)
-    served = gateway.models.get(fields.need_text("model"))
-    prompt = await chat_prompt(served, gateway.dialects.of(served), read_counted(fields))
-    return JSONResponse({"input_tokens": len(prompt)})
+    served = gateway_of(request).models.get(fields.need_text("model"))
+    return JSONResponse({"input_tokens": len(await chat_prompt(served, read_counted(fields)))})
 
 
 class _Reply:

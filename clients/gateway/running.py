@@ -16,7 +16,7 @@ from clients.gateway.keys import Keys
 from clients.gateway.metrics import Metrics
 from clients.gateway.ready import ReadyGateway, ReadyModel
 from clients.gateway.served import Models, Served
-from clients.gateway.server import HttpServer, listen
+from clients.gateway.server import HttpServer
 from clients.gateway.settings import GatewaySettings
 from clients.network import Network
 from swarm.errors import NetworkError
@@ -32,11 +32,10 @@ HASTE = 1.0  # seconds that running answers get after Ctrl-C
 Show = Callable[[ReadyGateway], None]
 
 
-def run(settings: GatewaySettings, show: Show, *, stop_with_stdin: bool = False) -> int:
-    """Blocks until told to stop; the exit status. `show` is called when it answers. Raises UsageError and
-    NetworkError."""
+def run(settings: GatewaySettings, sock: socket.socket, show: Show, *, stop_with_stdin: bool = False) -> int:
+    """Answers on `sock`, which listens, until told to stop; the exit status. `show` is called once it answers. Raises
+    UsageError, NetworkError."""
     with ExitStack() as stack:
-        sock = stack.enter_context(listen(settings.host, settings.port))  # first: it takes no time to find it taken
         network = stack.enter_context(Network(settings.initial_peers))
         names = settings.models or choose_models(network.records(), settings.cache)
         _log.info("joining as a client of %s", ", ".join(names))

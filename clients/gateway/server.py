@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 from clients.gateway.connections import BoundedConnection
 from swarm.errors import NetworkError, UsageError
 
-__all__ = ["HttpServer", "listen"]
+__all__ = ["HttpServer", "check_certificate", "listen"]
 
 BACKLOG = 512  # connections that the system holds until we take them
 CONNECTIONS = 1024  # open at once; more are answered with 503
@@ -38,11 +38,26 @@ def listen(host: str, port: int) -> socket.socket:
         raise NetworkError(f"can't listen on {host}, port {port}: {advice}") from error
 
 
+def check_certificate(certificate: Path | None, key: Path | None) -> None:
+    """Raises UsageError for PEM files that can't be used together."""
+    if certificate is None:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=_no_password)
+    except (ssl.SSLError, OSError, ValueError) as error:
+        said = str(error) or type(error).__name__
+        raise UsageError(f"--tls-cert {certificate} and --tls-key {key} can't be used together: {said}") from error
+
+
+def _no_password() -> str:
+    raise ValueError("the key has a password; give one without")
+
+
 class HttpServer(uvicorn.Server):
     """Serves until `end`, on a socket that is listening already. It leaves signals to whoever runs it."""
 
     def __init__(self, app: ASGIApp, *, certificate: Path | None = None, key: Path | None = None) -> None:
-        """Raises UsageError for a `certificate` (PEM) or `key` that can't be used."""
+        """`certificate` and `key`: PEM files, for https; see `check_certificate`."""
         config = uvicorn.Config(
             app,
             http=BoundedConnection,
@@ -57,10 +72,6 @@ class HttpServer(uvicorn.Server):
             ssl_certfile=certificate,
             ssl_keyfile=key,
         )
-        try:
-            config.load()
-        except (ssl.SSLError, OSError) as error:
-            raise UsageError(f"the certificate {certificate} and the key {key} can't be used: {error}") from error
         super().__init__(config)
         self.up = asyncio.Event()
 

@@ -4,6 +4,8 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -70,8 +72,9 @@ class LiveGateway:
         keys: Iterable[Key] = (),
         policy: Policy | None = None,
         clock: Callable[[], float] = time.monotonic,
+        certificate: tuple[Path, Path] | None = None,
     ) -> None:
-        """`clock` in seconds, for limits of keys and for what is measured."""
+        """`clock` in seconds, for limits of keys and for what is measured; `certificate` and its key, for https."""
 
         def make() -> Gateway:
             served = Models(models)
@@ -86,6 +89,7 @@ class LiveGateway:
             )
 
         self._make = make
+        self._certificate, self._key = certificate or (None, None)
         self._up = threading.Event()
         self._socket = listen("127.0.0.1", 0)
         self.port: int = self._socket.getsockname()[1]
@@ -97,7 +101,7 @@ class LiveGateway:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'http' if self._certificate is None else 'https'}://127.0.0.1:{self.port}"
 
     @property
     def base_url(self) -> str:
@@ -114,6 +118,14 @@ class LiveGateway:
             return function(*arguments)
 
         return asyncio.run_coroutine_threadsafe(work(), self._loop).result(LIMIT)
+
+    @property
+    def listening(self) -> bool:
+        return any(server.is_serving() for server in self._server.servers)
+
+    def end(self, seconds: float) -> "Future[None]":
+        """Begin to end, as when told to stop."""
+        return asyncio.run_coroutine_threadsafe(self._server.end(self._serving, seconds), self._loop)
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
         """Until `condition` holds; it is asked on the server's loop, turn by turn."""
@@ -143,10 +155,10 @@ class LiveGateway:
     async def _serve(self) -> None:
         self.gateway = self._make()
         self.app = build(self.gateway)
-        self._server = HttpServer(self.app)
-        serving = asyncio.create_task(self._server.serve([self._socket]))
+        self._server = HttpServer(self.app, certificate=self._certificate, key=self._key)
+        self._serving = asyncio.create_task(self._server.serve([self._socket]))
         await self._server.up.wait()
         self._told = asyncio.Event()
         self._up.set()
         await self._told.wait()
-        await self._server.end(serving, 1.0)
+        await self._server.end(self._serving, 1.0)
