@@ -127,7 +127,9 @@ class _Drawing:
         engine = self.moment.engine
         rows = f" of {_count(engine.rows, 'row')}" if engine.rows != engine.sessions else ""
         waiting = f", {_count(engine.queue_tokens, 'token')} waiting" if engine.queue_tokens else ""
-        return f"{grouped(engine.sessions)} now{rows}{waiting}, {grouped(self.moment.sessions_taken)} in this run"
+        training = f", {engine.training_sessions} fine-tuning" if engine.training_sessions else ""
+        taken = grouped(self.moment.sessions_taken)
+        return f"{grouped(engine.sessions)} now{rows}{training}{waiting}, {taken} in this run"
 
     def _batches(self) -> str:
         moment = self.moment

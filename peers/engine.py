@@ -155,6 +155,7 @@ class Engine:
         return EngineStats(
             sessions=len(self._sessions),
             sessions_opened=self._opened,
+            training_sessions=self._training.session_count if self._training else 0,
             rows=sum(len(session.rows) for session in self._sessions.values()),
             queue_tokens=self._queue_tokens(),
             queue_bytes=self._inbox_bytes,
@@ -164,6 +165,7 @@ class Engine:
             outbox_tokens_free=self._outbox.free_tokens,
             tokens_done=self._tokens_done,
             tokens_shared=self._tokens_shared,
+            tokens_trained=self._training.tokens_done if self._training else 0,
             batches=self._batches,
             rows_done=self._rows_done,
             busy_seconds=self._busy_seconds,

@@ -19,7 +19,8 @@ NOW_SECONDS = 5.0  # over which what goes on now is averaged: stats come about e
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """`tokens`: that went through the span for others, computed or known already. `rows`: see EngineStats.rows_done."""
+    """`tokens`: that went through the span for others: computed, known already, or learned from. `rows`: in batches,
+    as EngineStats.rows_done."""
 
     tokens: int = 0
     sessions: int = 0
@@ -30,7 +31,7 @@ class Counts:
     @classmethod
     def of(cls, stats: ExecutorStats) -> "Counts":
         engine = stats.engine
-        tokens = engine.tokens_done + engine.tokens_shared
+        tokens = engine.tokens_done + engine.tokens_shared + engine.tokens_trained
         return cls(tokens, engine.sessions_opened, engine.batches, engine.rows_done, engine.busy_seconds)
 
     def __add__(self, other: "Counts") -> "Counts":

@@ -46,6 +46,7 @@ class Moment:
             "state": self.state.value,
             "uptime": round(self.uptime, 1),
             "sessions": self.engine.sessions,
+            "training_sessions": self.engine.training_sessions,
             "sessions_taken": self.sessions_taken,
             "rows": self.engine.rows,
             "tokens": self.tokens,

@@ -20,6 +20,7 @@ class EngineStats:
 
     sessions: int = 0
     sessions_opened: int = 0
+    training_sessions: int = 0  # not among `sessions`
     rows: int = 0
     queue_tokens: int = 0  # wait to be computed
     queue_bytes: int = 0  # of the frames that wait
@@ -29,6 +30,7 @@ class EngineStats:
     outbox_tokens_free: int = 0
     tokens_done: int = 0
     tokens_shared: int = 0  # that need not be computed, since another row has begun alike
+    tokens_trained: int = 0  # of micro-batches, once for each way through the span
     batches: int = 0  # passes through the span
     rows_done: int = 0  # rows in all of them; one row counts in each pass that it takes part in
     busy_seconds: float = 0.0  # that they took

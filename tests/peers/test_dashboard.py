@@ -94,6 +94,11 @@ def test_many_addresses_are_counted() -> None:
     assert "192.168.1.3" not in text
 
 
+def test_fine_tuning_is_told_apart() -> None:
+    engine = EngineStats(sessions=1, rows=1, training_sessions=2, kv_tokens=16)
+    assert "1 now, 2 fine-tuning, 12 in this run" in drawn(a_moment(engine=engine))
+
+
 def test_device_shows_its_own_memory_and_heat() -> None:
     text = drawn(a_moment(device=DeviceUse(free=10_000_000_000, total=16_000_000_000, temperature=70.0)))
     assert "GPU 10 GB of 16 GB free, 70 °C" in text

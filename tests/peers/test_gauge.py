@@ -19,9 +19,9 @@ def test_nothing_noted_is_nothing_done() -> None:
     assert (gauge.counts, gauge.rate, gauge.batch, gauge.busy, gauge.history) == (Counts(), 0.0, None, 0.0, ())
 
 
-def test_tokens_that_were_known_already_are_served_as_well() -> None:
-    gauge = gauge_after((0, stats(0)), (1, stats(10, tokens_shared=5)))
-    assert gauge.counts.tokens == 15
+def test_tokens_that_were_known_already_or_learned_from_are_served_as_well() -> None:
+    gauge = gauge_after((0, stats(0)), (1, stats(10, tokens_shared=5, tokens_trained=7)))
+    assert gauge.counts.tokens == 22
 
 
 def test_count_goes_on_when_the_executor_is_started_again() -> None:
