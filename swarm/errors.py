@@ -1,18 +1,18 @@
 """Every error swarm raises on purpose.
 
-SwarmError
-├── UsageError            what the caller gave is wrong: an option, a file, a name
-│   ├── ModelError        a model that can't be found, read, or run in a swarm
-│   └── IdentityError     an identity file that can't be read or trusted
-├── NetworkError          the network itself: a daemon, a port, a bootstrap peer
-│   ├── Unreachable       a peer could not be dialled
-│   └── StreamClosed      the other side of a stream is gone
-├── ProtocolError         a peer sent what the protocol does not allow
-│   ├── WireError         bytes that are no frame
-│   └── RecordError       a record that is forged, stale or malformed
-├── MissingBlocks         no live peer holds some block that a chain needs
-├── Busy                  peers are full; carries when to ask again
-└── HopError              a hop refused or failed a session; carries the code
+    SwarmError
+    ├── UsageError            what the caller gave is wrong: an option, a file, a name
+    │   ├── ModelError        a model that can't be found, read, or run in a swarm
+    │   └── IdentityError     an identity file that can't be read or trusted
+    ├── NetworkError          the network itself: a daemon, a port, a bootstrap peer
+    │   ├── Unreachable       a peer could not be dialled
+    │   └── StreamClosed      the other side of a stream is gone
+    ├── ProtocolError         a peer sent what the protocol does not allow
+    │   ├── WireError         bytes that are no frame
+    │   └── RecordError       a record that is forged, stale or malformed
+    ├── MissingBlocks         no live peer holds some block that a chain needs
+    ├── Busy                  peers are full; carries when to ask again
+    └── HopError              a hop refused or failed a session; carries the code
 
 A message says what happened, to which peer or block, and what the reader can do.
 """
