@@ -83,10 +83,10 @@ class Ended:
 ChatEvent = Began | Text | CallBegan | CallGoesOn | Ended | SwarmEvent
 
 
-async def chat_prompt(served: Served, chat: Chat) -> tuple[int, ...]:
+async def chat_prompt(served: Served, dialect: Dialect, chat: Chat) -> tuple[int, ...]:
     """Its token ids. Raises ApiError 400 for what the model's template refuses."""
     check_length(served, sum(len(turn.text) for turn in chat.turns), chat.param)
-    prompt = Dialect(served.tokenizer).prompt(chat.turns, chat.tools)
+    prompt = dialect.prompt(chat.turns, chat.tools)
     return await asyncio.to_thread(
         encode, served.tokenizer, prompt.turns, param=chat.param, tools=prompt.tools, options=chat.template_options
     )
@@ -109,13 +109,14 @@ class ChatAnswer:
         cls, request: Request, ticket: Ticket, served: Served, chat: Chat, *, call_prefix: str = "call_"
     ) -> "ChatAnswer":
         """Have `served` answer. Raises ApiError, 400 for what can't be."""
-        dialect = Dialect(served.tokenizer)
-        constraint = await gateway_of(request).grammars.compile(served, dialect.grammar(chat.tools, chat.form))
+        gateway = gateway_of(request)
+        dialect = gateway.dialects.of(served)
+        constraint = await gateway.grammars.compile(served, dialect.grammar(chat.tools, chat.form))
         calls = bool(chat.tools.offered)
         answer = ask(
             ticket,
             served,
-            await chat_prompt(served, chat),
+            await chat_prompt(served, dialect, chat),
             param=chat.param,
             limit=chat.limit,
             sampling=chat.sampling,

@@ -36,7 +36,7 @@ def read_completion(fields: Fields, served: Served) -> CompletionRequest:
     choices = fields.whole("n", 1, MOST_CHOICES) or 1
     _refuse(fields, choices)
     return CompletionRequest(
-        prompts=_prompts(fields, MOST_ANSWERS // choices),
+        prompts=_prompts(fields, most=MOST_ANSWERS // choices, vocabulary=len(served.tokenizer)),
         limit=fields.whole("max_tokens", 1, MOST_TOKENS) or DEFAULT_TOKENS,
         sampling=read_sampling(fields, served.sampling, vocabulary=len(served.tokenizer)),
         stops=read_stops(fields),
@@ -61,7 +61,7 @@ def _refuse(fields: Fields, choices: int) -> None:
         raise fields.refusal("echo", message, "unsupported_parameter")
 
 
-def _prompts(fields: Fields, most: int) -> tuple[Prompt, ...]:
+def _prompts(fields: Fields, *, most: int, vocabulary: int) -> tuple[Prompt, ...]:
     """A text, token ids, or a list of at most so many of either."""
     value = fields.need("prompt")
     if isinstance(value, str):
@@ -70,22 +70,22 @@ def _prompts(fields: Fields, most: int) -> tuple[Prompt, ...]:
     if not entries:
         raise fields.refusal("prompt", "'prompt' is empty: there is nothing to go on from")
     if type(entries[0]) is int:
-        return (_ids(fields, "prompt", entries),)
+        return (_ids(fields, "prompt", entries, vocabulary),)
     if len(entries) > most:
         raise fields.refusal("prompt", f"'prompt' has at most {most} entries with this 'n', not {len(entries)}")
-    return tuple(_prompt(fields, f"prompt[{at}]", entry) for at, entry in enumerate(entries))
+    return tuple(_prompt(fields, f"prompt[{at}]", entry, vocabulary) for at, entry in enumerate(entries))
 
 
-def _prompt(fields: Fields, name: str, entry: object) -> Prompt:
+def _prompt(fields: Fields, name: str, entry: object, vocabulary: int) -> Prompt:
     if isinstance(entry, str):
         return entry
     if isinstance(entry, list) and entry:
-        return _ids(fields, name, entry)
+        return _ids(fields, name, entry, vocabulary)
     raise fields.refusal(name, f"'{name}' is a string or a list of token ids, not {describe(entry)}", "invalid_type")
 
 
-def _ids(fields: Fields, name: str, entries: Sequence[object]) -> tuple[int, ...]:
-    ids = tuple(entry for entry in entries if type(entry) is int and entry >= 0)
+def _ids(fields: Fields, name: str, entries: Sequence[object], vocabulary: int) -> tuple[int, ...]:
+    ids = tuple(entry for entry in entries if type(entry) is int and 0 <= entry < vocabulary)
     if len(ids) != len(entries):
-        raise fields.refusal(name, f"'{name}' has something among its token ids that is none", "invalid_type")
+        raise fields.refusal(name, f"'{name}' is a list with something that is no token id below {vocabulary}")
     return ids

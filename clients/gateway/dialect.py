@@ -8,15 +8,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from jinja2 import TemplateError
+
 from clients.gateway.conversation import ToolCall, Turn
 from clients.gateway.grammar import Grammar
-from clients.gateway.served import Tokenizer
+from clients.gateway.served import Served, Tokenizer
 from clients.gateway.tool_calls import CallReader
 from clients.gateway.tool_formats import HERMES, format_of
 from clients.gateway.tool_grammar import call_grammar
 from clients.gateway.tools import Tool, Tools
 
-__all__ = ["Dialect", "Prompt"]
+__all__ = ["Dialect", "Dialects", "Prompt"]
 
 _DESCRIPTION = """You can call functions. They are, one a line:
 {tools}
@@ -37,13 +39,17 @@ class Prompt:
 
 
 class Dialect:
-    """That of the model with `tokenizer`."""
+    """That of the model with `tokenizer`. Takes some milliseconds to find out."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
         known = format_of(_template(tokenizer))
-        self.format = known or HERMES
-        self._native = known is not None  # the template shows tools, calls and results
+        self._native = known is not None and _shows_tools(tokenizer)  # the template shows tools, calls and results
+        self.format = known if known is not None and self._native else HERMES
+        added = tokenizer.get_added_vocab()
+        self._tokens = {marker: int(added[marker]) for marker in self.format.markers if marker in added}
+        special = {marker for marker, token in self._tokens.items() if tokenizer.added_tokens_decoder[token].special}
+        self._special = special
+        self.shows_special_tokens = bool(special)  # whether calls can be found only where these become text
 
     def prompt(self, turns: Sequence[Turn], tools: Tools) -> Prompt:
         """The chat as the template can take it, and the tools that are left to it."""
@@ -66,22 +72,11 @@ class Dialect:
     def reader(self, tools: Tools) -> CallReader:
         return CallReader(self.format, tools.names)
 
-    @property
-    def shows_special_tokens(self) -> bool:
-        """Whether calls can be found only where special tokens become text."""
-        return any(self._is_special(marker) for marker in self.format.markers)
-
-    def _is_special(self, text: str) -> bool:
-        number = self._tokenizer.get_added_vocab().get(text)
-        return number is not None and bool(self._tokenizer.added_tokens_decoder[number].special)
-
     def _token(self, text: str) -> int | None:
         """The token that grammars know by its number alone, and not by its text: llguidance takes those in angle
         brackets for special even where the tokenizer does not."""
-        if self._is_special(text) or (text.startswith("<") and text.endswith(">")):
-            number: int | None = self._tokenizer.get_added_vocab().get(text)
-            return number
-        return None
+        bracketed = text.startswith("<") and text.endswith(">")
+        return self._tokens.get(text) if bracketed or text in self._special else None
 
     def _with_ids(self, turns: Sequence[Turn]) -> list[Turn]:
         """With names in the results of tools, and ids as long as the template wants them."""
@@ -102,6 +97,29 @@ class Dialect:
             return call_id
         letters = string.ascii_letters + string.digits
         return "".join(letters[byte % len(letters)] for byte in hashlib.sha256(call_id.encode()).digest()[:length])
+
+
+class Dialects:
+    """Those of the models of one gateway."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Dialect] = {}
+
+    def of(self, served: Served) -> Dialect:
+        if served.name not in self._known:
+            self._known[served.name] = Dialect(served.tokenizer)
+        return self._known[served.name]
+
+
+def _shows_tools(tokenizer: Tokenizer) -> bool:
+    """Whether the chat template puts tools into a prompt, rather than to mention them."""
+    probe = Tool("a_name_that_is_nowhere_else")
+    chat = [{"role": "user", "content": "?"}]
+    try:
+        text: str = tokenizer.apply_chat_template(chat, tools=[_described(probe)], tokenize=False)
+    except TemplateError:
+        return False
+    return probe.name in text
 
 
 def _template(tokenizer: Tokenizer) -> str:

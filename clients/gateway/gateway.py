@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from starlette.requests import HTTPConnection
 
+from clients.gateway.dialect import Dialects
 from clients.gateway.grammar import Grammars
 from clients.gateway.keys import Keys
 from clients.gateway.policy import Policy
@@ -28,6 +29,7 @@ class Gateway:
     admission: "Admission"
     metrics: "Metrics"
     policy: Policy = field(default_factory=Policy)
+    dialects: Dialects = field(default_factory=Dialects)
     grammars: Grammars = field(default_factory=Grammars)
     responses: ResponseStore = field(default_factory=ResponseStore)
     started: float = field(default_factory=time.time)  # Unix time

@@ -27,7 +27,7 @@ from swarm.errors import UsageError
 
 __all__ = ["MOST_GRAMMAR", "Grammar", "Grammars", "json_rule"]
 
-MOST_GRAMMAR = 1 << 16  # characters of one request's grammar; 0.4 s to compile at the worst
+MOST_GRAMMAR = 1 << 16  # characters of one request's grammar; 0.1 s to compile where it is as bad as it can be
 COMPILE_SECONDS = 10.0  # also for those that wait for others
 BUSY_SECONDS = 2.0
 BLANKS = r"[\x20\x0A\x0D\x09]{0,24}"  # between the parts of JSON; a model could go on with white space for ever
@@ -76,6 +76,7 @@ class Grammars:
     def _compile(self, served: Served, grammar: Grammar) -> Callable[[], Constraint]:
         table = self._table(served)
         matcher = _matcher(table, grammar.lark)
+        matcher.compute_bitmask()  # the first step shows what is too much for any
         if matcher.is_error():
             raise _blame(table, grammar, matcher.get_error())
         return lambda: _Matching(matcher.deep_copy())
@@ -96,14 +97,18 @@ def _blame(table: LLTokenizer, grammar: Grammar, message: str) -> ApiError:
     """Names the field that is wrong, when it is wrong by itself."""
     for param, rule in grammar.parts:
         part = _matcher(table, f"start: {rule}")
+        part.compute_bitmask()
         if part.is_error():
             return _refusal(part.get_error(), param)
     return _refusal(message, grammar.param)
 
 
 def _refusal(message: str, param: str) -> ApiError:
-    said = message.partition("<non-verbose/>")[0].strip()
-    return refusal(f"'{param}' is nothing that an answer can be held to: {said}", param, "invalid_grammar")
+    return refusal(f"'{param}' is nothing that an answer can be held to: {_plain(message)}", param, "invalid_grammar")
+
+
+def _plain(message: str) -> str:
+    return message.partition("<non-verbose/>")[0].strip()
 
 
 class _Matching:
@@ -117,7 +122,8 @@ class _Matching:
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         allowed = np.unpackbits(bits, bitorder="little")[: logits.shape[-1]]  # a head may be wider, or cut short
         if self._matcher.is_error() or not allowed.any():
-            raise UsageError(f"the answer can't go on as it must look: {self._matcher.get_error() or 'no token fits'}")
+            why = _plain(self._matcher.get_error()) or "no token fits"
+            raise UsageError(f"the answer can't go on as it must look: {why}")
         logits[len(allowed) :] = -torch.inf
         logits[: len(allowed)].masked_fill_(torch.from_numpy(allowed == 0).to(logits.device), -torch.inf)
 

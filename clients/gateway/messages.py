@@ -47,8 +47,10 @@ async def create(request: Request, ticket: Ticket) -> Response:
 
 async def count(request: Request, ticket: Ticket) -> Response:
     fields = await read_body(request)
-    served = gateway_of(request).models.get(fields.need_text("model"))
-    return JSONResponse({"input_tokens": len(await chat_prompt(served, read_counted(fields)))})
+    gateway = gateway_of(request)
+    served = gateway.models.get(fields.need_text("model"))
+    prompt = await chat_prompt(served, gateway.dialects.of(served), read_counted(fields))
+    return JSONResponse({"input_tokens": len(prompt)})
 
 
 class _Reply:

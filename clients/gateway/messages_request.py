@@ -16,6 +16,7 @@ from clients.gateway.tools import MOST_TOOLS, Choice, Tool, Tools, choose, read_
 
 __all__ = ["read_counted", "read_messages_request"]
 
+_ROLES: dict[str, Role] = {"user": "user", "assistant": "assistant", "system": "system"}
 _MODES = {"auto": "auto", "any": "required", "tool": "required", "none": "none"}
 _THOUGHTS = ("thinking", "redacted_thinking")  # of an earlier answer, which a template would leave out
 
@@ -70,7 +71,7 @@ def _add(turns: list[Turn], turn: Turn) -> None:
 def _blocks(message: Fields) -> list[Turn]:
     """A turn for each block."""
     message.need("role")
-    role: Role = "user" if message.one_of("role", ("user", "assistant"), "user") == "user" else "assistant"
+    role = _ROLES[message.one_of("role", tuple(_ROLES), "user")]
     content = message.need("content")
     if isinstance(content, str):
         return [Turn(role, content)]

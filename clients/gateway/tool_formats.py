@@ -46,14 +46,13 @@ FORMATS = (HERMES, LLAMA, MISTRAL, MISTRAL_NAMED)
 
 
 def format_of(template: str) -> Format | None:
-    """The format that a chat template teaches its model; None where it shows the model no tools, or in a format that
-    is not read here."""
-    if "tools" not in template or "<function=" in template:  # the latter: arguments as XML
+    """The format of calls in chats as `template` renders them; None for one that is not read here, or none at all."""
+    if "<function=" in template or "<arg_key>" in template:  # arguments as XML
         return None
     if "[TOOL_CALLS]" in template:
         return MISTRAL_NAMED if "[ARGS]" in template else MISTRAL
     if "<tool_call>" in template:
         return HERMES
-    if "<|python_tag|>" in template or '"parameters": ' in template:
+    if "<|python_tag|>" in template or "ipython" in template:  # the role of results
         return LLAMA
     return None

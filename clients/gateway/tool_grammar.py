@@ -10,7 +10,7 @@ from clients.gateway.tools import Tool, Tools
 
 __all__ = ["call_grammar"]
 
-MOST_CALLS = 16  # in one answer
+MOST_CALLS = 8  # in one answer; weak models that have to call would go on for ever
 _TEXT = r"TEXT: /(.|\n)*/"
 
 

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.decoders import Fuse, Replace, Sequence, Strip
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast
@@ -59,3 +60,23 @@ def test_special_tokens_without_end_are_not_kept() -> None:
     for _ in range(10 * MOST_HELD):
         assert stream.push(SPECIAL) == ""
     assert stream.push(ord("a")) == "a"
+
+
+def spaced_tokenizer() -> PreTrainedTokenizerFast:
+    """As SentencePiece has it: a space is part of the word behind it, and a text's first one is not shown."""
+    tokenizer = Tokenizer(BPE(vocab={"<|end|>": 0, "▁one": 1, "▁two": 2, "s": 3}, merges=[]))
+    tokenizer.decoder = Sequence([Replace("▁", " "), Fuse(), Strip(" ", 1, 0)])  # type: ignore[assignment]
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>")
+
+
+@given(st.lists(st.integers(0, 3), max_size=12))
+def test_spaces_are_those_of_the_whole_text(tokens: list[int]) -> None:
+    tokenizer = spaced_tokenizer()
+    stream = TextStream(tokenizer)
+    shown = "".join([stream.push(token) for token in tokens] + [stream.end()])
+    assert shown == tokenizer.decode(tokens, skip_special_tokens=True)
+
+
+def test_a_text_that_goes_on_from_another_keeps_its_first_space() -> None:
+    assert TextStream(spaced_tokenizer()).push(2) == "two"
+    assert TextStream(spaced_tokenizer(), before=[1, 3]).push(2) == " two"

@@ -12,10 +12,12 @@ from pydantic import BaseModel
 from transformers import PreTrainedTokenizerFast
 
 from clients.gateway.served import Served
+from clients.gateway.tool_formats import MISTRAL_NAMED
 from tests.clients.gateway.bytes_tokenizer import END, VOCAB
 from tests.clients.gateway.drawn import DrawnCompleter
 from tests.clients.gateway.live import LiveGateway
 from tests.clients.gateway.played import PlayedCompleter
+from tests.clients.gateway.spoken import spoken
 
 HI: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hi"}]
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
@@ -89,6 +91,18 @@ def test_streamed_calls_have_one_id_and_a_stable_index(
             assert len(own) > 3
             written = "".join(call.function.arguments or "" for call in own if call.function)
             assert json.loads(written) == {"city": "Rome"}
+
+
+def test_marks_that_are_special_tokens_are_seen(completer: PlayedCompleter, played: Served) -> None:
+    tokenizer = spoken(MISTRAL_NAMED, special=True)
+    completer.tokens = [*tokenizer.encode('So[TOOL_CALLS]weather[ARGS]{"city": "Rome"}'), END]
+    with (
+        LiveGateway([replace(played, tokenizer=tokenizer)]) as live,
+        openai.OpenAI(base_url=live.base_url, api_key="none", max_retries=0) as client,
+    ):
+        answer = client.chat.completions.create(model="tiny", messages=HI, tools=[WEATHER])
+    (call,) = answer.choices[0].message.tool_calls or ()
+    assert (answer.choices[0].message.content, call.function.arguments) == ("So", '{"city": "Rome"}')  # type: ignore[union-attr]
 
 
 def test_no_tools_no_calls(

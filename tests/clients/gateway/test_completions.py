@@ -1,16 +1,19 @@
 """Completions as OpenAI's own client sees them, over an answer that is played."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import httpx2
 import openai
 import pytest
 
+from clients.gateway.served import Served
 from swarm.errors import MissingBlocks
 from tests.clients.gateway.bytes_tokenizer import END, bytes_tokenizer
 from tests.clients.gateway.live import LiveGateway
 from tests.clients.gateway.played import PlayedCompleter
+from tests.clients.test_chat import spaced_tokenizer
 
 
 @pytest.fixture
@@ -61,6 +64,12 @@ def test_token_ids_are_a_prompt(client: openai.OpenAI, completer: PlayedComplete
     assert completer.answers[0].request.prompt == (70, 71, 72)
 
 
+def test_a_text_goes_on_with_a_space_where_its_tokenizer_has_spaces_in_words(played: Served) -> None:
+    served = replace(played, tokenizer=spaced_tokenizer(), completer=PlayedCompleter([2, 0]), end_tokens=frozenset({0}))
+    with LiveGateway([served]) as live, openai.OpenAI(base_url=live.base_url, api_key="none") as client:
+        assert client.completions.create(model="tiny", prompt=[1]).choices[0].text == " two"
+
+
 @pytest.mark.parametrize("prompt", ["Say: ", bytes_tokenizer().encode("Say: ")])
 def test_an_echo_has_the_prompt_first(client: openai.OpenAI, prompt: Any) -> None:
     assert client.completions.create(model="tiny", prompt=prompt, echo=True).choices[0].text == "Say: Hello there."
@@ -91,6 +100,7 @@ def test_log_probabilities_have_the_older_shape(client: openai.OpenAI, completer
         ({"prompt": ["a", 1]}, "prompt[1]"),
         ({"prompt": [1, "a"]}, "prompt"),
         ({"prompt": [[1, -1]]}, "prompt[0]"),
+        ({"prompt": [1, 1 << 40]}, "prompt"),
         ({"prompt": ["a"] * 65}, "prompt"),
         ({"suffix": "end"}, "suffix"),
         ({"n": 2, "best_of": 4}, "best_of"),

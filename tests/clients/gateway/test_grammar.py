@@ -102,7 +102,7 @@ async def test_any_json_object_is_an_object(played: Served, tokenizer: PreTraine
 async def test_every_end_token_may_end(played: Served, tokenizer: PreTrainedTokenizerFast) -> None:
     constraint = await compiled(replace(played, end_tokens=frozenset({1, END})), guided_choice=["a"])
     constraint.accept(tokenizer.encode("a")[0])
-    logits = torch.zeros(VOCAB + 5)  # wider than the tokenizer, as padded heads are
+    logits = torch.zeros(VOCAB + 50)  # wider than the tokenizer, as padded heads are
     constraint.mask(logits)
     assert logits.isfinite().nonzero().flatten().tolist() == [1, END]
 
@@ -138,6 +138,7 @@ async def test_head_that_lacks_what_must_come_is_an_error(played: Served) -> Non
         ({"response_format": {"type": "regex", "pattern": "("}}, "response_format.pattern"),
         ({"guided_regex": "x" * (MOST_GRAMMAR - 1)}, "guided_regex"),
         ({"guided_json": "{"}, "guided_json"),
+        ({"guided_json": {"properties": {f"p{n}": {"pattern": "(a|b)*a"} for n in range(3000)}}}, "guided_json"),
         ({"guided_choice": []}, "guided_choice"),
         ({"guided_choice": [1]}, "guided_choice"),
         ({"guided_grammar": "root ::= [a]"}, "guided_grammar"),

@@ -1,6 +1,7 @@
 """OpenAI's own clients against a gateway with a real model, though tiny: they get what one process computes."""
 
 import asyncio
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -120,6 +121,27 @@ def test_a_bias_rules_a_token_out_and_another_in(client: openai.OpenAI, tokenize
         model="tiny", prompt="a", max_tokens=4, temperature=0, logit_bias={str(x): -100}
     ).choices
     assert "x" not in without.text
+
+
+def test_a_grammar_holds_what_is_computed(client: openai.OpenAI) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"n": {"enum": [1, 23]}},
+        "required": ["n"],
+        "additionalProperties": False,
+    }
+    tool = {"type": "function", "function": {"name": "count", "parameters": schema}}
+    called = client.chat.completions.create(
+        model="tiny", messages=HI, tools=[tool], tool_choice="required", parallel_tool_calls=False, n=2, seed=1
+    )
+    for choice in called.choices:
+        (call,) = choice.message.tool_calls
+        assert (choice.finish_reason, call.function.name) == ("tool_calls", "count")
+        assert json.loads(call.function.arguments) in ({"n": 1}, {"n": 23})
+    form = {"type": "json_schema", "json_schema": {"name": "count", "strict": True, "schema": schema}}
+    held = client.chat.completions.create(model="tiny", messages=HI, response_format=form, temperature=0)
+    assert json.loads(held.choices[0].message.content) in ({"n": 1}, {"n": 23})
+    assert held.choices[0].finish_reason == "stop"
 
 
 def test_a_stop_string_ends_what_is_computed(

@@ -152,6 +152,8 @@ def test_what_is_stored_can_be_read_gone_on_from_and_deleted(
     prompt = tokenizer.decode(completer.answers[-1].request.prompt)
     assert "user\nHi<|im_end|>\n<|im_start|>assistant\nHello there.<|im_end|>\n<|im_start|>user\nAnd?" in prompt
     assert "Be brief." not in prompt
+    client.responses.create(model="tiny", input="So?", previous_response_id=second.id)
+    assert tokenizer.decode(completer.answers[-1].request.prompt).startswith(prompt)
     client.responses.delete(first.id)
     with pytest.raises(openai.NotFoundError):
         client.responses.retrieve(first.id)

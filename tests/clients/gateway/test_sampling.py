@@ -19,3 +19,7 @@ def test_what_a_model_recommends_goes_for_what_a_request_leaves_open() -> None:
     assert read_sampling(Fields({}), default, vocabulary=10) == default
     asked = read_sampling(Fields({"temperature": 0, "top_k": -1}), default, vocabulary=10)
     assert (asked.temperature, asked.top_p, asked.top_k) == (0.0, 0.8, 0)
+
+
+def test_a_top_p_of_nothing_leaves_the_likeliest_token() -> None:
+    assert 0 < read_sampling(Fields({"top_p": 0}), Sampling(), vocabulary=10).top_p < 0.001

@@ -98,6 +98,25 @@ async def test_comments_keep_a_stream_alive_while_it_waits() -> None:
     assert rest == [b"at last"]
 
 
+async def test_a_stream_is_closed_where_a_line_of_it_is_left_unread() -> None:
+    closed = asyncio.Event()
+
+    async def lines() -> AsyncGenerator[bytes, None]:
+        try:
+            yield b"first"
+            yield b"second"
+        finally:
+            closed.set()
+
+    response = await stream(lines(), failed=failed)
+    body = response.body_iterator
+    assert await anext(body) == b"first"  # type: ignore[arg-type]
+    for _ in range(5):
+        await asyncio.sleep(0)  # the second is ready
+    await body.aclose()  # type: ignore[union-attr]
+    assert closed.is_set()
+
+
 async def test_a_stream_that_nobody_reads_any_more_is_closed() -> None:
     closed = asyncio.Event()
 

@@ -16,6 +16,12 @@ def test_byte_level_tokens_are_their_bytes() -> None:
     assert texts.text(END) == "<|im_end|>"
 
 
+def test_added_tokens_are_what_they_are_called() -> None:
+    tokenizer = bytes_tokenizer()
+    tokenizer.add_tokens(["<｜end｜>"])
+    assert TokenTexts(tokenizer).text(len(tokenizer) - 1) == "<｜end｜>"
+
+
 def test_tokens_of_sentencepiece_have_their_spaces_and_bytes() -> None:
     tokenizer = Tokenizer(BPE(vocab={"<unk>": 0, "▁Hello": 1, "<0xE2>": 2, "a": 3}, merges=[], byte_fallback=True))
     tokenizer.decoder = decoders.Sequence(  # type: ignore[assignment]

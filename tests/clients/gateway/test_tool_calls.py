@@ -54,6 +54,7 @@ def _check_order(pieces: Sequence[Piece]) -> None:
         (HERMES, "<tool_call>no call</tool_call>", "<tool_call>no call</tool_call>", []),
         (HERMES, '<tool_call>{"city": 1}</tool_call> x', '<tool_call>{"city": 1}</tool_call> x', []),
         (HERMES, "a <tool_cal", "a <tool_cal", []),
+        (HERMES, f"<tool_call>{ONE}\n</tool> so", "\n</tool> so", [("weather", ROME)]),
         (HERMES, "  \n two  \n", "  \n two  \n", []),
         (LLAMA, '{"name": "time", "parameters": {"a": 1}}', "", [("time", '{"a": 1}')]),
         (LLAMA, ' <|python_tag|>{"type": "function", "name": "time", "parameters": {}}', "", [("time", "{}")]),
