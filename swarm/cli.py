@@ -64,6 +64,7 @@ COMMANDS: Mapping[str, Entry | Group] = {
             "local": Entry("clients.bench.command:local", "A model in one process, without a swarm."),
             "peer": Entry("peers.bench:peer", "One peer's span, without a network."),
             "swarm": Entry("clients.bench.command:swarm", "A swarm on this machine against the model in one process."),
+            "train": Entry("clients.bench.command:train", "Fine-tuning through a swarm on this machine."),
             "wan": Entry("clients.bench.command:wan", "A swarm whose peers are far from each other, played here."),
         },
     ),

@@ -7,14 +7,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from clients.bench.trial import LocalTrial, SwarmTrial, WanTrial
+from clients.bench.trial import LocalTrial, SwarmTrial, TrainTrial, WanTrial
 from clients.options import CacheDir
 from swarm.catalogue import default_cache
 from swarm.errors import UsageError
 from swarm.figures import whole_numbers
 from swarm.terminal import quiet_libraries
 
-__all__ = ["local", "swarm", "wan"]
+__all__ = ["local", "swarm", "train", "wan"]
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4")
 CLIENT_PRECISIONS = ("fp32", "bf16", "fp16")
@@ -96,6 +96,38 @@ def swarm(
     )
     notes = _prepare()
     from clients.bench.swarm import run
+
+    run(trial, notes)
+
+
+def train(
+    model: Model = "smollm2",
+    peers: Annotated[int, typer.Option(min=1, help="Peers, each with an equal part of the blocks.")] = 2,
+    threads: Threads = 2,
+    peer_threads: PeerThreads = 1,
+    client_threads: ClientThreads = 1,
+    rows: Annotated[int, typer.Option(min=1, help="Rows of a batch.")] = 8,
+    length: Annotated[int, typer.Option(min=2, help="Tokens of a row.")] = 128,
+    rounds: Rounds = 5,
+    cache_dir: CacheDir = None,
+) -> None:
+    """Measure steps of LoRA through a swarm on this machine against PEFT in one process, in turn.
+
+    The last line on standard output is one JSON object.
+    """
+    trial = TrainTrial(
+        model=model,
+        cache=_cache(cache_dir),
+        peers=peers,
+        threads=threads,
+        peer_threads=peer_threads,
+        client_threads=client_threads,
+        rows=rows,
+        length=length,
+        rounds=rounds,
+    )
+    notes = _prepare()
+    from clients.bench.train import run
 
     run(trial, notes)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from swarm.errors import UsageError
 from swarm.ids import Span
 
-__all__ = ["Case", "Layout", "LocalTrial", "SwarmTrial", "WanTrial", "shares"]
+__all__ = ["Case", "Layout", "LocalTrial", "SwarmTrial", "TrainTrial", "WanTrial", "shares"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +94,22 @@ class WanTrial:
     rounds: int
     draft_length: int = 0
     acceptance: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainTrial:
+    """Steps of `rows` times `length` tokens over `peers`, each in turn with the same step in one process of `threads`
+    threads."""
+
+    model: str
+    cache: Path
+    peers: int
+    threads: int
+    peer_threads: int
+    client_threads: int
+    rows: int
+    length: int
+    rounds: int
 
 
 def shares(blocks: int, peers: int) -> list[Span]:

@@ -125,7 +125,7 @@ def _check_finite(values: Tensor, what: str) -> None:
 
 def _groups(lengths: Sequence[int]) -> list[tuple[int, ...]]:
     """Sequences that go together, in their order: a few groups, so that hops work on different ones at once."""
-    most = min(MICRO_TOKENS, max(LEAST_TOKENS, sum(lengths) // 4))
+    most = min(MICRO_TOKENS, max(LEAST_TOKENS, sum(lengths) // 8))
     groups: list[list[int]] = []
     for length in lengths:
         if groups and sum(groups[-1]) + length <= most and len(groups[-1]) < MAX_SEQUENCES:
