@@ -18,6 +18,10 @@ from swarm.errors import SwarmError
 
 __all__ = ["Chooser", "Chosen", "choose", "draw"]
 
+MORE = 16  # times as many are ranked where those were not enough
+TOGETHER = (
+    8  # rows that are looked up at once: large intermediate results cost more than the work (32 rows: 40 ms and 11)
+)
 COLDEST = 1e-5  # a temperature below it would make infinities of logits, and greedy tokens of all
 RANKED = 256  # the likeliest tokens, which are nearly always enough where only the likeliest count: to sort all is slow
 
@@ -167,7 +171,7 @@ def _ranked(scaled: Tensor, counts: Tensor, masses: Tensor, floors: Tensor, poin
         enough = (counts[left] != 0) | ~kept[:, -1] | torch.tensor(most == vocab)
         found = _look_up(probs * kept, floors[left], points[left])
         tokens[left[enough]] = ids.gather(-1, found[:, None])[:, 0][enough]
-        left, most = left[~enough], vocab
+        left, most = left[~enough], min(vocab, MORE * most)
     return tokens
 
 
@@ -176,6 +180,9 @@ def _look_up(probs: Tensor, floors: Tensor, points: Tensor) -> Tensor:
     than `floors` times the likeliest."""
     if bool(floors.any()):
         probs = probs.masked_fill(probs < floors[:, None] * probs.max(-1, keepdim=True).values, 0)
+    if len(probs) > TOGETHER:
+        parts = zip(*(torch.split(each, TOGETHER) for each in (probs, floors, points)), strict=True)
+        return torch.cat([_look_up(*part) for part in parts])
     edges = probs.cumsum(-1, dtype=torch.float64)
     places = torch.searchsorted(edges, (points * edges[:, -1])[:, None], right=True)[:, 0]
     last = probs.shape[-1] - 1 - (probs > 0).flip(-1).to(torch.uint8).argmax(-1)  # a point may be rounded up to the end

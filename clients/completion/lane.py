@@ -61,6 +61,7 @@ class Lane:
         self._rows: list[Row] = []
         self._kept = Kept(limits)
         self._chain: ChainChanged | None = None
+        self._full = False  # a peer had no more room, and nothing has ended since
         self._moved = False  # the chain has changed, so that rows may be lost
         self._told: deque[SwarmEvent] = deque(maxlen=TOLD)
         self._ended: list[Handle] = []
@@ -155,7 +156,7 @@ class Lane:
     def _rest(self) -> None:
         """Nobody has asked for long: what peers have is given back."""
         self._kept.keep_only(())
-        self._chain = None
+        self._chain, self._full = None, False
         self._session.close()
 
     # --- requests come and go ---
@@ -216,6 +217,7 @@ class Lane:
     def _close(self, row: Row, choice: Choice) -> None:
         """Nothing more comes of a choice; its row stays for others where it may."""
         job = choice.job
+        self._full = False
         row.choices.remove(choice)
         job.open.discard(choice.index)
         if not job.open:
@@ -276,8 +278,11 @@ class Lane:
     def _reserve(self, more: int) -> bool:
         """Have peers keep room for `more` tokens than what is here now, and forget what they remember where that
         helps."""
+        if self._full:
+            return False
         while not self._session.reserve(self._need() + more):
             if not self._kept.forget_oldest():
+                self._full = True
                 return False
             self._session.changed()
             self._session.agree((*self._rows, *self._kept.rows))
