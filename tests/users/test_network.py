@@ -1,14 +1,21 @@
 """One presence in a swarm, shared by several models."""
 
+import os
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
 from clients.model import SwarmModelForCausalLM
 from clients.network import Network
+from swarm.catalogue import default_cache
+from swarm.checkpoint import resolve
 from swarm.errors import NetworkError
 from swarm.subprocesses import ServeProcess
+from tests.users.bystander import Bystander
+
+LIMIT = 30.0  # seconds
 
 
 def test_models_share_a_presence_and_end_one_by_one(model: Path, cache: Path, peer: ServeProcess) -> None:
@@ -23,3 +30,14 @@ def test_models_share_a_presence_and_end_one_by_one(model: Path, cache: Path, pe
             assert not network.ended().done()
     with pytest.raises(NetworkError, match="closed"):
         network.records()
+
+
+def test_the_end_of_the_daemon_is_told(nobody: Bystander) -> None:
+    before = set(psutil.Process().children())
+    with Network([nobody.address]) as network:
+        ended = network.ended()
+        (daemon,) = [child for child in psutil.Process().children() if child not in before]
+        daemon.kill()
+        ended.result(LIMIT)
+        with pytest.raises(NetworkError, match="the libp2p daemon of this process has ended"):
+            network.connect(resolve("smollm2", cache=default_cache(os.environ)))
