@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 
 import torch
 
@@ -128,18 +129,22 @@ def _work(connection: socket.socket, inlet: Inlet) -> None:
 
 
 def _training_desk(loaded: Loaded, settings: ExecutorSettings) -> TrainingDesk:
-    """Its layers are read when somebody first wants to train."""
+    """Its layers are read when somebody first wants to train, beside those that generate."""
     span, checkpoint = loaded.span, loaded.checkpoint
 
+    def free() -> int:
+        spare = available_memory(span.device)
+        return spare if settings.max_memory is None else min(spare, settings.max_memory - resident_bytes())
+
     def load_trainee() -> Trainee:
-        check_memory(checkpoint, span.blocks, span.dtype, available_memory(span.device))
+        check_memory(checkpoint, span.blocks, span.dtype, free())
         return Trainee.load(checkpoint, span.blocks, dtype=span.dtype, device=span.device)
 
     return TrainingDesk(
         load_trainee,
         model=checkpoint.digest,
         blocks=span.blocks,
-        limits=settings.training,
+        limits=replace(settings.training, kept_bytes=max(0, min(settings.training.kept_bytes, free() // 4))),
         clock=time.monotonic,
     )
 

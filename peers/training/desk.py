@@ -106,6 +106,8 @@ class TrainingDesk:
         oldest = self._clock() - IDLE_SECONDS
         for session in [s for s in self._sessions.values() if s.heard < oldest and not s.waiting]:
             self._fail(session, FaultCode.UNKNOWN_SESSION, f"nothing was heard of it for {IDLE_SECONDS:.0f} s")
+        if not self._sessions:
+            self._trainee = None  # its memory is for those who generate
 
     def outgoing(self) -> list[tuple[PeerId, bytes]]:
         out = list(self._outgoing)

@@ -261,6 +261,14 @@ def test_nothing_is_left_of_a_session_that_ended(desk: Desk, how: str) -> None:
     assert desk.desk.rest() is None
 
 
+def test_layers_are_let_go_when_nobody_trains_and_read_again(desk: Desk) -> None:
+    for _ in range(2):
+        session = desk.open()
+        assert isinstance(desk.tell(forward(session, desk.hidden()))[0], Passed)
+        desk.tell(Close(session))
+        desk.desk.expire()
+
+
 def test_while_others_generate_training_has_its_share_of_the_time(checkpoint: Checkpoint) -> None:
     desk = Desk(checkpoint, share=0.25)
     session = desk.open()
