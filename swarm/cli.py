@@ -65,6 +65,9 @@ COMMANDS: Mapping[str, Entry | Group] = {
             "peer": Entry("peers.bench:peer", "One peer's span, without a network."),
             "swarm": Entry("clients.bench.command:swarm", "A swarm on this machine against the model in one process."),
             "train": Entry("clients.bench.command:train", "Fine-tuning through a swarm on this machine."),
+            "gateway": Entry(
+                "clients.bench.command:gateway", "A gateway against the Python client, over the same peers."
+            ),
             "wan": Entry("clients.bench.command:wan", "A swarm whose peers are far from each other, played here."),
         },
     ),

@@ -1,4 +1,4 @@
-"""The command lines of `swarm bench local`, `swarm` and `wan`. Imports nothing heavy: help does not need it."""
+"""The command lines of `swarm bench`. Imports nothing heavy: help does not need it."""
 
 import os
 from pathlib import Path
@@ -7,14 +7,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from clients.bench.trial import LocalTrial, SwarmTrial, TrainTrial, WanTrial
+from clients.bench.trial import GatewayTrial, LocalTrial, SwarmTrial, TrainTrial, WanTrial
 from clients.options import CacheDir
 from swarm.catalogue import default_cache
 from swarm.errors import UsageError
 from swarm.figures import whole_numbers
 from swarm.terminal import quiet_libraries
 
-__all__ = ["local", "swarm", "train", "wan"]
+__all__ = ["gateway", "local", "swarm", "train", "wan"]
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4")
 CLIENT_PRECISIONS = ("fp32", "bf16", "fp16")
@@ -174,6 +174,39 @@ def wan(
     )
     notes = _prepare()
     from clients.bench.wan import run
+
+    run(trial, notes)
+
+
+def gateway(
+    model: Model = "smollm2",
+    streams: Annotated[int, typer.Option(min=1, help="Answers that are streamed at once.")] = 32,
+    peers: Annotated[int, typer.Option(min=1, help="Peers, each with an equal part of the blocks.")] = 3,
+    peer_threads: PeerThreads = 1,
+    prompt_tokens: PromptTokens = 64,
+    new_tokens: NewTokens = 32,
+    turns: Annotated[int, typer.Option(min=2, help="Of a chat, whose first tokens are timed.")] = 10,
+    rounds: Rounds = 3,
+    cache_dir: CacheDir = None,
+) -> None:
+    """Measure one gateway process against the Python client with as many sessions, over the same peers, in turn.
+
+    Also what its users see: seconds to the first token and between tokens, and whether late turns of a chat begin as
+    soon as early ones. The last line on standard output is one JSON object.
+    """
+    trial = GatewayTrial(
+        model=model,
+        cache=_cache(cache_dir),
+        peers=peers,
+        streams=streams,
+        peer_threads=peer_threads,
+        prompt_tokens=prompt_tokens,
+        new_tokens=new_tokens,
+        rounds=rounds,
+        turns=turns,
+    )
+    notes = _prepare()
+    from clients.bench.gateway import run
 
     run(trial, notes)
 

@@ -51,6 +51,7 @@ class Fleet:
             for index, (span, extra) in enumerate(zip(spans, own, strict=True)):
                 swarm.start(f"peer{index}", "--blocks", str(span), *_precision(layout.precision), *LOOPBACK, *extra)
             swarm.wait_ready()
+            self.addresses = swarm.addresses
             self.model = self._stack.enter_context(
                 SwarmModelForCausalLM.from_pretrained(
                     str(checkpoint.folder),

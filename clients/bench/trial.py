@@ -7,7 +7,7 @@ from pathlib import Path
 from swarm.errors import UsageError
 from swarm.ids import Span
 
-__all__ = ["Case", "Layout", "LocalTrial", "SwarmTrial", "TrainTrial", "WanTrial", "shares"]
+__all__ = ["Case", "GatewayTrial", "Layout", "LocalTrial", "SwarmTrial", "TrainTrial", "WanTrial", "shares"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +110,40 @@ class TrainTrial:
     rows: int
     length: int
     rounds: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayTrial:
+    """`streams` through one gateway process and as many sessions of the Python client, over the same `peers`, in turn;
+    and a chat of `turns`."""
+
+    model: str
+    cache: Path
+    peers: int
+    streams: int
+    peer_threads: int
+    prompt_tokens: int
+    new_tokens: int
+    rounds: int
+    turns: int
+
+    @property
+    def sessions(self) -> SwarmTrial:
+        """The same without a gateway."""
+        return SwarmTrial(
+            model=self.model,
+            cache=self.cache,
+            peers=(self.peers,),
+            sessions=(self.streams,),
+            precisions=("fp32",),
+            threads=1,
+            peer_threads=self.peer_threads,
+            client_threads=1,
+            client_precision="fp32",
+            prompt_tokens=self.prompt_tokens,
+            new_tokens=self.new_tokens,
+            rounds=self.rounds,
+        )
 
 
 def shares(blocks: int, peers: int) -> list[Span]:

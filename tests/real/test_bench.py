@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.clients.gateway.bytes_tokenizer import VOCAB, save_tokenizer
 from tests.models import tiny_model
 
 DELAY_MS = 20.0
@@ -49,3 +50,15 @@ def test_far_peers_are_reached_over_their_lines_alone(tiny: Path, tmp_path: Path
     assert said["whole"] > said["delays"]
     assert said["over"]["median"] > 1
     assert said["lines"]["connections"] >= 3
+
+
+@pytest.mark.soak  # half a minute; what it measures is tested by itself
+def test_gateway_is_measured_against_the_python_client(tmp_path: Path) -> None:
+    model = tiny_model("llama", tmp_path / "tiny", vocab_size=VOCAB)
+    save_tokenizer(model)
+    said = bench("gateway", model, tmp_path, "--peers=2", "--streams=3", "--turns=3")
+    assert 0 < said["streams"]["median"] < said["most"]
+    assert said["ratio"]["median"] > 0
+    assert said["same"] == said["rounds"] == 1
+    assert len(said["chat"]) == 3
+    assert said["streams_waits"]["between"]["median"] > 0
