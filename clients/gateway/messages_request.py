@@ -46,13 +46,13 @@ def _system(fields: Fields) -> list[Turn]:
 def _turns(fields: Fields) -> list[Turn]:
     fields.need("messages")
     messages = fields.objects("messages", most=MOST_MESSAGES)
-    if not messages:
-        raise fields.refusal("messages", "'messages' is empty: there is nothing to answer")
     turns: list[Turn] = []
     for message in messages:
         for turn in _blocks(message):
             _add(turns, turn)
-    if turns and turns[-1].role == "assistant":
+    if not turns:
+        raise fields.refusal("messages", "'messages' is empty: there is nothing to answer")
+    if turns[-1].role == "assistant":
         said = "the last of 'messages' is the assistant's: an answer that is begun can't be gone on with here"
         raise fields.refusal("messages", said, "unsupported_value")
     return turns

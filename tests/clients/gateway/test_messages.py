@@ -194,6 +194,7 @@ def test_tokens_are_counted_as_they_are_read(client: anthropic.Anthropic, comple
         ({"max_tokens": None}, "'max_tokens' is missing"),
         ({"max_tokens": 0}, "'max_tokens' is between"),
         ({"messages": []}, "'messages' is empty"),
+        ({"messages": [{"role": "user", "content": []}]}, "'messages' is empty"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "'messages[0].role' is one of user, assistant"),
         ({"messages": [*HI, {"role": "assistant", "content": "Well"}]}, "the last of 'messages' is the assistant's"),
         ({"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]}, "reads text alone"),
