@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, ExitStack
 from clients.gateway.admission import Admission
 from clients.gateway.app import build
 from clients.gateway.gateway import Gateway
+from clients.gateway.grammar import Grammars
 from clients.gateway.joining import Joined, choose_models, join_models, share
 from clients.gateway.keys import Keys
 from clients.gateway.metrics import Metrics
@@ -51,12 +52,16 @@ def assemble(settings: GatewaySettings, served: Sequence[Served]) -> Gateway:
     """What requests share; on the event loop that will answer them."""
     clock = time.monotonic
     metrics = Metrics(one.name for one in served)
+    grammars = Grammars()
+    for one in served:
+        grammars.prepare(one)
     return Gateway(
         models=Models(served),
         keys=Keys(settings.keys, clock),
         admission=Admission(running=settings.running, queue=settings.queue, metrics=metrics, clock=clock),
         metrics=metrics,
         policy=settings.policy,
+        grammars=grammars,
     )
 
 

@@ -162,6 +162,15 @@ async def test_what_is_not_known_of_a_lenient_schema_is_left_out(
 
 
 @pytest.mark.anyio
+async def test_a_tokenizer_that_tells_nothing_of_its_tokens_is_refused(played: Served) -> None:
+    slow = replace(played, tokenizer=object())
+    grammars = Grammars()
+    grammars.prepare(slow)
+    with pytest.raises(UsageError, match="can't be told which tokens fit"):
+        await grammars.compile(slow, read_response_format(Fields({"guided_choice": ["a"]})))
+
+
+@pytest.mark.anyio
 async def test_free_answers_need_no_grammar(played: Served) -> None:
     for body in ({}, {"response_format": {"type": "text"}}, {"structured_outputs": {"json_object": False}}):
         assert await Grammars().compile(played, read_response_format(Fields(body))) is None
