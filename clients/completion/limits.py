@@ -15,7 +15,7 @@ class Limits:
     rows: int = 64  # sequences that one lane computes in a step
     waiting: int = 256  # requests for which no lane has a row yet
     prompt_tokens: int = 1024  # of prompts in a step in which no answer goes on
-    beside_tokens: int = 64  # of prompts in a step in which answers go on, so that no next token waits long
+    beside_tokens: int = 128  # of prompts in a step in which as many answers go on, so that no next token waits long
     ahead_tokens: int = 128  # of an answer for which peers are asked to keep room before it is there
     kept_rows: int = 64  # of complete answers, which one lane's peers remember,
     kept_tokens: int = 32_768  # with so many tokens in all,

@@ -1,7 +1,7 @@
 """Which rows go into the next step, and with how many of their tokens.
 
 Answers that go on come first, all of them; prompts fill up, in the order in which they came, in pieces so small that no
-answer waits long for its next token.
+answer waits long for its next token. Where more wait for their first token than for a next one, pieces are larger.
 """
 
 from collections.abc import Iterable
@@ -32,9 +32,13 @@ def plan(rows: Iterable[Row], limits: Limits) -> list[Piece]:
     """The next step; empty when there is nothing to compute. `rows` in the order in which they came."""
     ready = [row for row in rows if row.left and not row.held]
     pieces = [Piece(row, row.left) for row in ready if row.left <= SHORT]
-    room = limits.beside_tokens if pieces else limits.prompt_tokens
-    for row in ready:
-        if row.left > SHORT and room > 0:
-            pieces.append(Piece(row, min(row.left, room)))
-            room -= row.left
+    prompts = [row for row in ready if row.left > SHORT]
+    room = limits.prompt_tokens
+    if pieces:
+        room = min(room, limits.beside_tokens * max(1, len(prompts) // len(pieces)))
+    for row in prompts:
+        if room <= 0:
+            break
+        pieces.append(Piece(row, min(row.left, room)))
+        room -= row.left
     return pieces
