@@ -1,6 +1,6 @@
 """Text that comes token by token."""
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
@@ -70,6 +70,7 @@ def spaced_tokenizer() -> PreTrainedTokenizerFast:
 
 
 @given(st.lists(st.integers(0, 3), max_size=12))
+@example([1] + [0] * MOST_HELD + [2])
 def test_spaces_are_those_of_the_whole_text(tokens: list[int]) -> None:
     tokenizer = spaced_tokenizer()
     stream = TextStream(tokenizer)
