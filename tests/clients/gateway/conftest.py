@@ -27,6 +27,10 @@ def completer(tokenizer: PreTrainedTokenizerFast) -> PlayedCompleter:
 @pytest.fixture
 def played(completer: PlayedCompleter, tokenizer: PreTrainedTokenizerFast) -> Served:
     """The model "tiny" of four blocks, held by two peers, with that completer."""
+    return _tiny(completer, tokenizer)
+
+
+def _tiny(completer: PlayedCompleter, tokenizer: PreTrainedTokenizerFast) -> Served:
     view = view_of(record("ada", Span(0, 2)), record("bela", Span(2, 4)))
     return Served(
         name="tiny",
@@ -37,6 +41,14 @@ def played(completer: PlayedCompleter, tokenizer: PreTrainedTokenizerFast) -> Se
         end_tokens=frozenset({END}),
         look=lambda: view,
     )
+
+
+@pytest.fixture(scope="package")
+def standing(tokenizer: PreTrainedTokenizerFast) -> Iterator[LiveGateway]:
+    """The same as `live`, one for all tests that leave no trace in it."""
+    completer = PlayedCompleter([*tokenizer.encode("Hello there."), END])
+    with LiveGateway([_tiny(completer, tokenizer)]) as gateway:
+        yield gateway
 
 
 @pytest.fixture

@@ -20,6 +20,13 @@ PROMPT = len(bytes_tokenizer().apply_chat_template(HI, add_generation_prompt=Tru
 
 
 @pytest.fixture
+def asking(standing: LiveGateway) -> Iterator[openai.OpenAI]:
+    """For tests that change nothing at the gateway."""
+    with openai.OpenAI(base_url=standing.base_url, api_key="none", max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture
 def client(live: LiveGateway) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=live.base_url, api_key="none", max_retries=0) as client:
         yield client
@@ -42,8 +49,8 @@ def payloads(text: str) -> list[Any]:
     return [json.loads(line) for line in lines]
 
 
-def test_an_answer_in_one_piece(client: openai.OpenAI) -> None:
-    answer = client.chat.completions.create(model="tiny", messages=HI)
+def test_an_answer_in_one_piece(asking: openai.OpenAI) -> None:
+    answer = asking.chat.completions.create(model="tiny", messages=HI)
     (choice,) = answer.choices
     assert choice.message.content == "Hello there."
     assert choice.message.role == "assistant"
@@ -57,8 +64,8 @@ def test_an_answer_in_one_piece(client: openai.OpenAI) -> None:
     assert answer.usage.total_tokens == PROMPT + 13
 
 
-def test_a_stream_is_the_same_answer(client: openai.OpenAI) -> None:
-    chunks = list(client.chat.completions.create(model="tiny", messages=HI, stream=True))
+def test_a_stream_is_the_same_answer(asking: openai.OpenAI) -> None:
+    chunks = list(asking.chat.completions.create(model="tiny", messages=HI, stream=True))
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "Hello there."
     assert [chunk.choices[0].delta.role for chunk in chunks] == ["assistant"] + [None] * (len(chunks) - 1)
     assert [chunk.choices[0].finish_reason for chunk in chunks][-2:] == [None, "stop"]
@@ -66,9 +73,9 @@ def test_a_stream_is_the_same_answer(client: openai.OpenAI) -> None:
     assert len({chunk.id for chunk in chunks}) == 1
 
 
-def test_usage_is_the_last_chunk_of_those_who_ask(client: openai.OpenAI) -> None:
+def test_usage_is_the_last_chunk_of_those_who_ask(asking: openai.OpenAI) -> None:
     options = {"include_usage": True}
-    chunks = list(client.chat.completions.create(model="tiny", messages=HI, stream=True, stream_options=options))  # type: ignore[call-overload]
+    chunks = list(asking.chat.completions.create(model="tiny", messages=HI, stream=True, stream_options=options))  # type: ignore[call-overload]
     assert chunks[-1].choices == []
     assert chunks[-1].usage.completion_tokens == 13
     assert chunks[-1].usage.prompt_tokens_details.cached_tokens == 0
@@ -85,10 +92,10 @@ def test_a_stream_keeps_the_grammar_of_events(live: LiveGateway, completer: Play
     assert payloads(text)[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
 
 
-def test_choices_come_under_their_index(client: openai.OpenAI) -> None:
-    answer = client.chat.completions.create(model="tiny", messages=HI, n=3)
+def test_choices_come_under_their_index(asking: openai.OpenAI) -> None:
+    answer = asking.chat.completions.create(model="tiny", messages=HI, n=3)
     assert [(c.index, c.message.content) for c in answer.choices] == [(i, "Hello there.") for i in range(3)]
-    chunks = list(client.chat.completions.create(model="tiny", messages=HI, n=3, stream=True))
+    chunks = list(asking.chat.completions.create(model="tiny", messages=HI, n=3, stream=True))
     for index in range(3):
         own = [c.choices[0] for c in chunks if c.choices[0].index == index]
         assert "".join(c.delta.content or "" for c in own) == "Hello there."
@@ -104,8 +111,8 @@ def test_a_stop_string_ends_an_answer(client: openai.OpenAI, live: LiveGateway, 
 
 
 @pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
-def test_a_limit_ends_an_answer_for_its_length(client: openai.OpenAI, field: str) -> None:
-    answer = client.chat.completions.create(model="tiny", messages=HI, **{field: 4})  # type: ignore[call-overload]
+def test_a_limit_ends_an_answer_for_its_length(asking: openai.OpenAI, field: str) -> None:
+    answer = asking.chat.completions.create(model="tiny", messages=HI, **{field: 4})  # type: ignore[call-overload]
     assert answer.choices[0].message.content == "Hell"
     assert answer.choices[0].finish_reason == "length"
 
@@ -181,10 +188,10 @@ def test_how_tokens_are_chosen_reaches_the_model(client: openai.OpenAI, complete
         ({"seed": 1.5}, "seed"),
     ],
 )
-def test_a_bad_field_is_refused_by_name(live: LiveGateway, fields: dict[str, Any], param: str) -> None:
+def test_a_bad_field_is_refused_by_name(standing: LiveGateway, fields: dict[str, Any], param: str) -> None:
     with httpx2.Client() as client:
         body = {"model": "tiny", "messages": HI} | fields
-        response = client.post(f"{live.base_url}/chat/completions", json=body)
+        response = client.post(f"{standing.base_url}/chat/completions", json=body)
     error = response.json()["error"]
     assert response.status_code == 400
     assert (error["param"], error["type"]) == (param, "invalid_request_error")
@@ -192,16 +199,16 @@ def test_a_bad_field_is_refused_by_name(live: LiveGateway, fields: dict[str, Any
 
 
 @pytest.mark.parametrize("length", [2000, 1_000_000])
-def test_a_prompt_beyond_the_context_is_refused(client: openai.OpenAI, length: int) -> None:
+def test_a_prompt_beyond_the_context_is_refused(asking: openai.OpenAI, length: int) -> None:
     with pytest.raises(openai.BadRequestError, match="at most 1024 tokens") as refused:
-        client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "x" * length}])
+        asking.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "x" * length}])
     assert refused.value.code == "context_length_exceeded"
     assert refused.value.param == "messages"
 
 
-def test_an_unknown_model_is_not_found(client: openai.OpenAI) -> None:
+def test_an_unknown_model_is_not_found(asking: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as refused:
-        client.chat.completions.create(model="gpt-9", messages=HI)
+        asking.chat.completions.create(model="gpt-9", messages=HI)
     assert refused.value.code == "model_not_found"
 
 

@@ -17,6 +17,13 @@ from tests.clients.test_chat import spaced_tokenizer
 
 
 @pytest.fixture
+def asking(standing: LiveGateway) -> Iterator[openai.OpenAI]:
+    """For tests that change nothing at the gateway."""
+    with openai.OpenAI(base_url=standing.base_url, api_key="none", max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture
 def client(live: LiveGateway) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=live.base_url, api_key="none", max_retries=0) as client:
         yield client
@@ -37,9 +44,9 @@ def test_an_answer_is_short_where_nothing_is_said(client: openai.OpenAI, complet
     assert completer.answers[0].request.max_new_tokens == 16
 
 
-def test_a_stream_is_the_same_answer(client: openai.OpenAI) -> None:
+def test_a_stream_is_the_same_answer(asking: openai.OpenAI) -> None:
     options = {"include_usage": True}
-    *chunks, last = client.completions.create(model="tiny", prompt="a", stream=True, stream_options=options)  # type: ignore[call-overload]
+    *chunks, last = asking.completions.create(model="tiny", prompt="a", stream=True, stream_options=options)  # type: ignore[call-overload]
     assert "".join(chunk.choices[0].text for chunk in chunks) == "Hello there."
     assert chunks[-1].choices[0].finish_reason == "stop"
     assert (last.choices, last.usage.completion_tokens) == ([], 13)
@@ -71,9 +78,9 @@ def test_a_text_goes_on_with_a_space_where_its_tokenizer_has_spaces_in_words(pla
 
 
 @pytest.mark.parametrize("prompt", ["Say: ", bytes_tokenizer().encode("Say: ")])
-def test_an_echo_has_the_prompt_first(client: openai.OpenAI, prompt: Any) -> None:
-    assert client.completions.create(model="tiny", prompt=prompt, echo=True).choices[0].text == "Say: Hello there."
-    chunks = client.completions.create(model="tiny", prompt=prompt, echo=True, stream=True)
+def test_an_echo_has_the_prompt_first(asking: openai.OpenAI, prompt: Any) -> None:
+    assert asking.completions.create(model="tiny", prompt=prompt, echo=True).choices[0].text == "Say: Hello there."
+    chunks = asking.completions.create(model="tiny", prompt=prompt, echo=True, stream=True)
     assert [chunk.choices[0].text for chunk in chunks][:2] == ["Say: ", "H"]
 
 
@@ -109,15 +116,15 @@ def test_log_probabilities_have_the_older_shape(client: openai.OpenAI, completer
         ({"logprobs": True}, "logprobs"),
     ],
 )
-def test_a_bad_field_is_refused_by_name(live: LiveGateway, fields: dict[str, Any], param: str) -> None:
+def test_a_bad_field_is_refused_by_name(standing: LiveGateway, fields: dict[str, Any], param: str) -> None:
     with httpx2.Client() as client:
-        response = client.post(f"{live.base_url}/completions", json={"model": "tiny", "prompt": "a"} | fields)
+        response = client.post(f"{standing.base_url}/completions", json={"model": "tiny", "prompt": "a"} | fields)
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
 
 
-def test_a_prompt_beyond_the_context_is_refused(client: openai.OpenAI) -> None:
+def test_a_prompt_beyond_the_context_is_refused(asking: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
-        client.completions.create(model="tiny", prompt="x" * 1024)
+        asking.completions.create(model="tiny", prompt="x" * 1024)
     assert (refused.value.code, refused.value.param) == ("context_length_exceeded", "prompt")
 
 

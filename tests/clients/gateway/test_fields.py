@@ -64,6 +64,13 @@ async def echo(request: Request) -> Response:
     return JSONResponse((await read_body(request)).values)
 
 
+@pytest.fixture(scope="module")
+def echoing(standing: LiveGateway) -> str:
+    """Where bodies are read and sent back."""
+    standing.add(Route("/v1/test_fields", echo, methods=["POST"]))
+    return f"{standing.base_url}/test_fields"
+
+
 @pytest.mark.parametrize(
     ("body", "status", "code"),
     [
@@ -77,10 +84,9 @@ async def echo(request: Request) -> Response:
         (b"[]", 400, "invalid_type"),
     ],
 )
-def test_a_body_that_is_no_object_is_refused(live: LiveGateway, body: bytes, status: int, code: str | None) -> None:
-    live.add(Route("/v1/echo", echo, methods=["POST"]))
+def test_a_body_that_is_no_object_is_refused(echoing: str, body: bytes, status: int, code: str | None) -> None:
     with httpx2.Client() as client:
-        response = client.post(f"{live.base_url}/echo", content=body)
+        response = client.post(echoing, content=body)
     assert response.status_code == status
     if code is not None:
         assert response.json()["error"]["code"] == code

@@ -10,8 +10,8 @@ from tests.clients.gateway.live import LiveGateway
 
 
 @pytest.fixture
-def client(live: LiveGateway) -> openai.OpenAI:
-    return openai.OpenAI(base_url=live.base_url, api_key="none", max_retries=0)
+def client(standing: LiveGateway) -> openai.OpenAI:
+    return openai.OpenAI(base_url=standing.base_url, api_key="none", max_retries=0)
 
 
 def test_models_are_listed_with_what_their_swarm_can_do(client: openai.OpenAI) -> None:

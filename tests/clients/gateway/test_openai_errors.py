@@ -28,8 +28,8 @@ def test_one_too_many_is_a_rate_limit_error(played: Served) -> None:
 
 
 @pytest.mark.anyio
-async def test_what_is_nobodys_is_not_found(live: LiveGateway) -> None:
-    async with openai.AsyncOpenAI(base_url=live.base_url, api_key="none", max_retries=0) as client:
+async def test_what_is_nobodys_is_not_found(standing: LiveGateway) -> None:
+    async with openai.AsyncOpenAI(base_url=standing.base_url, api_key="none", max_retries=0) as client:
         with pytest.raises(openai.NotFoundError):
             await client.files.list()
 

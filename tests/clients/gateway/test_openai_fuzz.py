@@ -78,8 +78,8 @@ def check(response: httpx2.Response) -> None:
 
 
 @pytest.fixture
-def client(live: LiveGateway) -> Any:
-    with httpx2.Client(base_url=live.base_url) as client:
+def client(standing: LiveGateway) -> Any:
+    with httpx2.Client(base_url=standing.base_url) as client:
         yield client
 
 

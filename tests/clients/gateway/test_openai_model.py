@@ -24,6 +24,20 @@ from tests.clients.gateway.live import LiveGateway
 from tests.clients.local_session import LocalConnection
 from tests.models import tiny_model
 
+EXTREMES: list[dict[str, object]] = [
+    {"temperature": 5e-324},
+    {"temperature": 1e-6},
+    {"top_p": 0},
+    {"top_p": 5e-324},
+    {"top_k": 1 << 20},
+    {"min_p": 1},
+    {"repetition_penalty": 0.01},
+    {"repetition_penalty": 10, "temperature": 0},
+    {"presence_penalty": -2, "frequency_penalty": 2, "logit_bias": {str(t): -100 for t in range(VOCAB)}},
+    {"seed": -(1 << 63)},
+    {"seed": (1 << 64) - 1},
+    {"logprobs": 20, "n": 16},
+]
 HI: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hi"}]
 
 
@@ -142,6 +156,12 @@ def test_a_grammar_holds_what_is_computed(client: openai.OpenAI) -> None:
     held = client.chat.completions.create(model="tiny", messages=HI, response_format=form, temperature=0)
     assert json.loads(held.choices[0].message.content) in ({"n": 1}, {"n": 23})
     assert held.choices[0].finish_reason == "stop"
+
+
+def test_extremes_of_sampling_are_answered(client: openai.OpenAI) -> None:
+    for extreme in EXTREMES:
+        answer = client.completions.create(model="tiny", prompt="a", max_tokens=3, extra_body=extreme)
+        assert all(choice.finish_reason in ("length", "stop") for choice in answer.choices), extreme
 
 
 def test_a_stop_string_ends_what_is_computed(
