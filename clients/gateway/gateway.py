@@ -1,5 +1,6 @@
 """What all requests to a gateway share."""
 
+import asyncio
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -33,6 +34,7 @@ class Gateway:
     grammars: Grammars = field(default_factory=Grammars)
     responses: ResponseStore = field(default_factory=ResponseStore)
     started: float = field(default_factory=time.time)  # Unix time
+    leaving: asyncio.Event = field(default_factory=asyncio.Event)  # what has no end of its own ends now
 
 
 def gateway_of(request: HTTPConnection) -> Gateway:

@@ -5,7 +5,9 @@ asked for again. Nothing outside `static` can be reached, since no path of a req
 """
 
 import gzip
-from collections.abc import Iterable, Iterator, Mapping
+import posixpath
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -25,6 +27,7 @@ TYPES = {  # what has another ending is not served
     ".svg": "image/svg+xml",
 }
 PAGES = {"/": "chat", "/swarm": "swarm"}  # address -> folder of the page's modules and name of its HTML file
+IMPORT = re.compile(rb"""\bfrom\s*["'](\.{1,2}/[^"']+)["']""")
 POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -93,8 +96,11 @@ class Edition:
         """The HTML with addresses of this edition, and a list of the modules it will import, so that they are all
         fetched at once."""
         text = bodies[f"{page}.html"].decode().replace('"/static/', f'"/static/{self.name}/')
-        modules = (path for path in bodies if path.endswith(".js") and path.split("/")[0] in {"vendor", "shared", page})
-        return File.of(text.replace("</head>", f"{_preload(self.name, modules)}</head>").encode(), TYPES[".html"])
+        links = "".join(
+            f'<link rel="modulepreload" href="/static/{self.name}/{path}">\n'
+            for path in _reached(f"{page}/main.js", bodies)
+        )
+        return File.of(text.replace("</head>", f"{links}</head>").encode(), TYPES[".html"])
 
     async def page(self, request: Request) -> Response:
         return self.pages[request.url.path].respond(request, ASK_AGAIN)
@@ -112,8 +118,15 @@ def _read(folder: Path) -> Iterator[tuple[str, bytes]]:
             yield path.relative_to(folder).as_posix(), path.read_bytes()
 
 
-def _preload(edition: str, modules: Iterable[str]) -> str:
-    return "".join(f'<link rel="modulepreload" href="/static/{edition}/{path}">\n' for path in modules)
+def _reached(entry: str, bodies: Mapping[str, bytes]) -> list[str]:
+    """The modules that `entry` imports, and those that they import; itself first."""
+    found = [entry]
+    for path in found:
+        for name in IMPORT.findall(bodies.get(path, b"")):
+            module = posixpath.normpath(posixpath.join(posixpath.dirname(path), name.decode()))
+            if module in bodies and module not in found:
+                found.append(module)
+    return found
 
 
 def routes() -> list[BaseRoute]:

@@ -71,7 +71,8 @@ async def _answer(
     """Raises NetworkError when the way into the network is lost."""
     async with AsyncExitStack() as stack:
         served = [await share(one, stack) for one in joined]
-        server = HttpServer(build(assemble(settings, served)), certificate=settings.tls_cert, key=settings.tls_key)
+        gateway = assemble(settings, served)
+        server = HttpServer(build(gateway), certificate=settings.tls_cert, key=settings.tls_key)
         serving = asyncio.create_task(server.serve([sock]), name="http")
         stack.push_async_callback(server.end, serving, HASTE)
         await server.up.wait()
@@ -82,6 +83,7 @@ async def _answer(
         except asyncio.CancelledError as told:
             seconds = HASTE if told_by(told) is signal.SIGINT else settings.shutdown_seconds
             _log.info("leaving; running answers get %g s", seconds)
+            gateway.leaving.set()
             await server.end(serving, seconds)
             raise
         finally:

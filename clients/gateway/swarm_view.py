@@ -19,6 +19,7 @@ All times are Unix times. Names and reasons were chosen by strangers: made plain
 import asyncio
 import time
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from typing import Any
 
 from starlette.requests import Request
@@ -27,7 +28,7 @@ from starlette.routing import Route
 
 from clients.drawing import model_as_json
 from clients.gateway.errors import ApiError
-from clients.gateway.gateway import gateway_of
+from clients.gateway.gateway import Gateway, gateway_of
 from clients.gateway.page import HEADERS
 from clients.gateway.served import NAME_LENGTH, Models, Served
 from clients.gateway.sse import data, stream
@@ -74,21 +75,23 @@ class Watching:
     async def events(self, request: Request) -> Response:
         if self._watchers >= self._most:
             raise ApiError(503, "Too many pages watch the swarm; look at /swarm.json", retry_after=30)
-        models = gateway_of(request).models
-        response = await stream(self._lines(models), failed=lambda error: data(error.body()))
+        gateway = gateway_of(request)
+        response = await stream(self._lines(gateway), failed=lambda error: data(error.body()))
         response.headers.update(HEADERS)
         return response
 
-    async def _lines(self, models: Models) -> AsyncGenerator[bytes, None]:
+    async def _lines(self, gateway: Gateway) -> AsyncGenerator[bytes, None]:
         self._watchers += 1
         try:
             shown: list[Any] | None = None
-            while True:
-                now = picture(models, time.time())
+            while not gateway.leaving.is_set():
+                now = picture(gateway.models, time.time())
                 if now["models"] != shown:
                     shown = now["models"]
                     yield data(now)
-                await asyncio.sleep(LOOK_EVERY)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_EVERY):
+                        await gateway.leaving.wait()
         finally:
             self._watchers -= 1
 

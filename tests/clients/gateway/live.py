@@ -144,6 +144,7 @@ class LiveGateway:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._loop.call_soon_threadsafe(self.gateway.leaving.set)
         self._loop.call_soon_threadsafe(self._told.set)
         self._thread.join(LIMIT)
 

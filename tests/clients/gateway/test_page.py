@@ -54,6 +54,7 @@ def test_all_that_a_page_names_is_served_and_kept(live: LiveGateway, path: str) 
         assert response.headers["Cache-Control"] == "no-cache"
         named = addresses(response.read().decode())
     assert any(address.endswith("/vendor/preact.js") for address in named)
+    assert any(address.endswith("/marked.js") for address in named) == (path == "/")
     for address in named:
         with get(live, address) as response:
             assert "immutable" in response.headers["Cache-Control"]
@@ -199,6 +200,13 @@ def test_page_that_stays_open_is_told_of_every_change(played: Served) -> None:
         second = json.loads(next(line for line in lines if line.startswith(b"data: ")).removeprefix(b"data: "))
     assert first["models"][0]["replication"] == [1, 1, 1, 1]
     assert second["models"][0]["replication"] == [1, 1, 2, 2]
+
+
+def test_gateway_that_leaves_keeps_no_page_waiting(live: LiveGateway) -> None:
+    with get(live, "/swarm/events") as response:
+        response.readline()
+        live.call(live.gateway.leaving.set)
+        assert response.read().strip() == b""
 
 
 def test_no_more_pages_watch_than_may(live: LiveGateway) -> None:

@@ -4,6 +4,7 @@ import { heard, noChain } from "./chain.js";
 import { branch, newId, withNode } from "./tree.js";
 
 const SHOW_EVERY = 40; // ms between two looks at a growing answer
+const SHORTEST = 0.1; // s; a rate over less says nothing
 const SAVE_EVERY = 1500; // ms
 export const ALIVE = 3 * SAVE_EVERY; // an unfinished answer that was not saved for so long is nobody's any more
 
@@ -127,7 +128,7 @@ class Answer {
     return {
       tokens,
       first: (this.#first - this.#began) / 1000,
-      rate: spent > 0 && tokens > 1 ? (tokens - 1) / spent : null,
+      rate: spent > SHORTEST && tokens > 1 ? (tokens - 1) / spent : null,
       cached: usage?.prompt_tokens_details?.cached_tokens ?? 0,
       prompt: usage?.prompt_tokens ?? null,
     };

@@ -1,15 +1,14 @@
 // The chat page as a whole: which chat is shown, what the gateway and the swarm are up to, and the keys.
 import { html, useEffect, useMemo, useRef, useState } from "../shared/view.js";
-import { Icon } from "../shared/icons.js";
-import { ready } from "../shared/picture.js";
-import { ThemeSwitch } from "../shared/colours.js";
 import { Answers } from "./answering.js";
 import { apiKey, keepApiKey } from "./api.js";
+import { Bar } from "./bar.js";
 import { finder } from "./chain.js";
 import { Composer } from "./composer.js";
 import { Conversation } from "./conversation.js";
 import { KeyDialog, SettingsDialog, ShortcutsDialog } from "./dialogs.js";
 import { useGateway, useShortcuts, useSize } from "./hooks.js";
+import { Notice } from "./notice.js";
 import { Panel } from "./panel.js";
 import { Sidebar } from "./sidebar.js";
 import { Chats } from "./store.js";
@@ -61,7 +60,7 @@ export function App() {
     if (!next) setBlank(newChat(chats.defaults));
     setId(next ?? "");
     history.pushState(null, "", next ? `#${next}` : location.pathname);
-    box.current?.focus();
+    if (!drawer) box.current?.focus(); // on a phone that would bring up the keyboard
   };
 
   const begin = async (from, parent) => {
@@ -111,10 +110,12 @@ export function App() {
     opener.current = document.activeElement;
     setDrawer(which);
   };
-  const closeDrawer = () => {
-    setDrawer(null);
-    opener.current?.focus?.();
-  };
+  const closeDrawer = () => setDrawer(null);
+  useEffect(() => {
+    if (drawer) return;
+    opener.current?.focus?.(); // only now, since nothing beside an open drawer takes the focus
+    opener.current = null;
+  }, [drawer]);
   const toggleChain = () => (middle ? (drawer ? closeDrawer() : openDrawer("chain")) : setBeside(!beside));
   const step = (by) => {
     const all = chats.all();
@@ -143,18 +144,9 @@ export function App() {
         onRemove=${(gone) => (answers.stop(gone), chats.remove(gone), gone === id && open(null))}
       />
       <main class="main" inert=${overlaid} aria-label="Chat">
-        <header class="bar">
-          ${narrow && html`<button type="button" class="quiet square" aria-label="Chats" onClick=${() => openDrawer("menu")}><${Icon} name="menu" /></button>`}
-          <h1 class="sr-only">${kept ? titleOf(kept) : "New chat"}</h1>
-          <${ModelChoice} models=${gateway.models} settings=${chat.settings} onChange=${keepSettings} disabled=${running} />
-          <span class="spread"></span>
-          <${Pulse} gateway=${gateway} model=${model} />
-          <button type="button" class="quiet square" aria-label="Settings of this chat" title="Settings of this chat" onClick=${() => setDialog("settings")}><${Icon} name="sliders" /></button>
-          <${ThemeSwitch} />
-          <button type="button" class="quiet square" aria-label="The chain of this answer" title="The chain of this answer" aria-expanded=${chainOpen} aria-controls="chain" onClick=${toggleChain}>
-            <${ChainGlyph} />
-          </button>
-        </header>
+        <${Bar} title=${kept ? titleOf(kept) : "New chat"} gateway=${gateway} model=${model} settings=${chat.settings} running=${running}
+          narrow=${narrow} chainOpen=${chainOpen} onSettings=${keepSettings} onMenu=${() => openDrawer("menu")}
+          onDialog=${() => setDialog("settings")} onChain=${toggleChain} />
         <${Conversation} chat=${chat} messages=${messages} running=${running} act=${act} model=${model} gateway=${gateway} />
         <div class="foot">
           <${Notice} gateway=${gateway} model=${model} full=${chats.full} wanted=${chat.settings.model} onKey=${() => setDialog("key")} />
@@ -183,54 +175,3 @@ function told(node) {
   const words = node.stats ? `, ${node.stats.tokens} tokens` : "";
   return node.done === "stopped" ? "Stopped." : `The answer is complete${words}.`;
 }
-
-function ModelChoice({ models, settings, onChange, disabled }) {
-  if (!models?.length) return html`<span class="model-none">${models ? "no model" : "…"}</span>`;
-  if (models.length === 1) return html`<span class="model-one">${models[0]}</span>`;
-  const pick = (event) => onChange({ ...settings, model: event.target.value });
-  return html`
-    <span class="model-choice">
-      <select class="model" aria-label="Model" value=${settings.model} disabled=${disabled} onChange=${pick}>
-        ${models.map((name) => html`<option key=${name} value=${name}>${name}</option>`)}
-      </select>
-      <${Icon} name="chevronLeft" />
-    </span>
-  `;
-}
-
-// How the swarm is, in a dot and a few words; leads to the whole picture.
-function Pulse({ gateway, model }) {
-  const peers = model?.peers.filter((peer) => peer.state === "online").length;
-  const [state, words] = gateway.lost
-    ? ["bad", "gateway lost"]
-    : !gateway.picture
-      ? ["wait", "looking"]
-      : model && ready(model)
-        ? ["good", `${peers} peer${peers === 1 ? "" : "s"}`]
-        : ["bad", "not complete"];
-  return html`<a class="pulse" href="/swarm" data-state=${state} aria-label=${`The swarm: ${words}`} title="The whole swarm"><i></i><span>${words}</span></a>`;
-}
-
-function Notice({ gateway, model, full, wanted, onKey }) {
-  if (gateway.lost) return html`<p class="notice bad" role="alert">The gateway can't be reached. Trying again by itself.</p>`;
-  if (gateway.keyWanted)
-    return html`<p class="notice" role="alert">This gateway wants an API key. <button type="button" class="link" onClick=${onKey}>Enter it</button></p>`;
-  if (full)
-    return html`<p class="notice bad" role="alert">This browser's storage is full: what is said now is lost on reload. Export or delete chats to make room.</p>`;
-  if (gateway.picture && gateway.models?.length && !(model && ready(model)))
-    return html`<p class="notice" role="status"><i class="turning"></i>${lacking(model, wanted)}</p>`;
-  return null;
-}
-
-function lacking(model, wanted) {
-  if (!model?.peers.length) return `No peer serves ${wanted} now. This page goes on by itself when one comes.`;
-  const spans = model.missing.map(([start, end]) => `${start}:${end}`).join(", ");
-  return `The swarm lacks blocks ${spans} of ${wanted}. This page goes on by itself when a peer brings them.`;
-}
-
-const ChainGlyph = () => html`
-  <svg class="icon" viewBox="0 0 20 20" width="20" height="20" aria-hidden="true" focusable="false">
-    <circle cx="10" cy="4.500" r="1.800" /><circle cx="10" cy="10" r="1.800" /><circle cx="10" cy="15.500" r="1.800" />
-    <path d="M10 6.300v1.900m0 3.600v1.900" />
-  </svg>
-`;

@@ -27,10 +27,10 @@ function Dialog({ title, onClose, children }) {
 // --- settings ---
 
 const NUMBERS = [
-  { name: "temperature", label: "Temperature", hint: "0: always the likeliest word. Higher: more surprise.", min: 0, max: 2, step: 0.1 },
-  { name: "top_p", label: "Top p", hint: "Choose among the likeliest words that hold this share.", min: 0, max: 1, step: 0.05 },
-  { name: "max_tokens", label: "Most tokens", hint: "Where an answer is cut.", min: 1, max: 1_000_000, step: 1 },
-  { name: "seed", label: "Seed", hint: "The same seed and question give the same answer.", min: 0, max: 2 ** 31 - 1, step: 1 },
+  { name: "temperature", otherwise: "1", label: "Temperature", hint: "0: always the likeliest word. Higher: more surprise.", min: 0, max: 2, step: 0.1 },
+  { name: "top_p", otherwise: "1", label: "Top p", hint: "Choose among the likeliest words that hold this share.", min: 0, max: 1, step: 0.05 },
+  { name: "max_tokens", otherwise: "as many as fit", label: "Most tokens", hint: "Where an answer is cut.", min: 1, max: 1_000_000, step: 1 },
+  { name: "seed", otherwise: "random", label: "Seed", hint: "The same seed and question give the same answer.", min: 0, max: 2 ** 31 - 1, step: 1 },
 ];
 
 export function SettingsDialog({ settings, models, chat, onChange, onKey, onClose }) {
@@ -65,7 +65,7 @@ export function SettingsDialog({ settings, models, chat, onChange, onKey, onClos
   `;
 }
 
-function NumberField({ name, label, hint, min, max, step, value, onChange }) {
+function NumberField({ name, otherwise, label, hint, min, max, step, value, onChange }) {
   const [text, setText] = useState(Number.isFinite(value) ? String(value) : "");
   const [wrong, setWrong] = useState(false);
   const input = (event) => {
@@ -78,7 +78,7 @@ function NumberField({ name, label, hint, min, max, step, value, onChange }) {
   return html`
     <div class="field">
       <label for=${id}>${label}</label>
-      <input id=${id} type="number" inputmode="decimal" min=${min} max=${max} step=${step} value=${text} aria-describedby=${`${id}-hint`}
+      <input id=${id} type="number" inputmode="decimal" min=${min} max=${max} step=${step} value=${text} placeholder=${otherwise} aria-describedby=${`${id}-hint`}
         aria-invalid=${wrong} onInput=${input} />
       <p class="hint" id=${`${id}-hint`}>${wrong ? `From ${min} to ${max}${step === 1 ? ", a whole number" : ""}.` : hint}</p>
     </div>

@@ -9,20 +9,23 @@ const SOON = 2000; // and at one that isn't
 // {models, picture, lost, keyWanted, refresh}: asked for again and again while the page is visible.
 export function useGateway() {
   const [state, setState] = useState({ models: null, picture: null, lost: false, keyWanted: false });
-  const wake = useRef(() => {});
+  const refresh = useRef(() => {});
   useEffect(() => {
     const end = new AbortController();
     let timer;
+    let models = null;
     const look = async () => {
       clearTimeout(timer);
-      const found = await readAll(end.signal);
+      const found = await readAll(models, end.signal);
       if (end.signal.aborted) return;
-      setState((before) => ({ ...before, ...found, models: found.models ?? before.models }));
-      const well = !found.lost && !found.keyWanted && found.models && found.picture?.models.every(ready);
+      models = found.models ?? models;
+      setState((before) => ({ ...before, ...found, models, picture: found.picture ?? before.picture }));
+      const well = !found.lost && !found.keyWanted && found.picture?.models.every(ready);
+      clearTimeout(timer); // of another look that ended meanwhile
       if (!document.hidden) timer = setTimeout(look, well ? CALM : SOON);
     };
     const seen = () => !document.hidden && look();
-    wake.current = look;
+    refresh.current = () => ((models = null), look());
     document.addEventListener("visibilitychange", seen);
     look();
     return () => {
@@ -31,18 +34,24 @@ export function useGateway() {
       document.removeEventListener("visibilitychange", seen);
     };
   }, []);
-  return { ...state, refresh: () => wake.current() };
+  return { ...state, refresh: refresh.current };
 }
 
-async function readAll(signal) {
-  const [models, picture] = await Promise.allSettled([readModels(signal), readPicture(signal)]);
-  const error = models.reason;
-  return {
-    models: models.value ?? null,
-    picture: picture.value ?? null,
-    lost: error instanceof Failure && error.status === 0,
-    keyWanted: error instanceof Failure && [401, 403].includes(error.status),
-  };
+// The picture, and the names of models unless it still has those that are known; asking for them may need a key.
+async function readAll(known, signal) {
+  const asked = known ? null : askModels(signal);
+  const picture = await readPicture(signal).catch(() => null);
+  if (!picture) return { picture, lost: true };
+  const same = known?.length === picture.models.length && picture.models.every((model) => known.includes(model.id));
+  return { picture, lost: false, ...(same ? {} : await (asked ?? askModels(signal))) };
+}
+
+async function askModels(signal) {
+  try {
+    return { models: await readModels(signal), keyWanted: false };
+  } catch (error) {
+    return { keyWanted: error instanceof Failure && [401, 403].includes(error.status) };
+  }
 }
 
 export function useSize(query) {

@@ -10,6 +10,7 @@ const marked = new Marked({
   breaks: false,
   renderer: {
     checkbox: ({ checked }) => (checked ? "☑ " : "☐ "),
+    html: ({ text }) => fewTags(text),
     image: ({ text, href }) => escaped(text || href), // a picture elsewhere would tell that place who reads
   },
 });
@@ -45,6 +46,10 @@ function safeLink(address) {
     return false;
   }
 }
+
+// HTML in markdown: tags of simple forms pass, and all else is shown as it was written.
+const SIMPLE = /&#60;(\/?(?:b|br|del|details|em|i|kbd|mark|s|small|strong|sub|summary|sup|u))\s*\/?&#62;/gi;
+const fewTags = (text) => escaped(text).replace(SIMPLE, "<$1>");
 
 const escaped = (text) => text.replace(/[&<>"']/g, (char) => `&#${char.charCodeAt(0)};`);
 

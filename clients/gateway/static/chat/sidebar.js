@@ -71,13 +71,18 @@ function Entry({ chat, current, busy, chats, onOpen, onRemove }) {
 
 function Rename({ title, onDone }) {
   const field = useRef(null);
+  const over = useRef(false); // a field that is taken away loses the focus once more
   useLayoutEffect(() => field.current.select(), []);
+  const end = (name) => {
+    if (!over.current) onDone(name);
+    over.current = true;
+  };
   const key = (event) => {
-    if (event.key === "Enter") onDone(field.current.value);
-    if (event.key === "Escape") onDone(null);
+    if (event.key === "Enter") end(event.target.value);
+    if (event.key === "Escape") end(null);
     event.stopPropagation();
   };
-  return html`<input class="rename" ref=${field} aria-label="Name of the chat" maxlength="120" value=${title} onKeyDown=${key} onBlur=${() => onDone(field.current.value)} />`;
+  return html`<input class="rename" ref=${field} aria-label="Name of the chat" maxlength="120" value=${title} onKeyDown=${key} onBlur=${(event) => end(event.target.value)} />`;
 }
 
 function Sure({ onYes, onNo }) {

@@ -4,6 +4,7 @@ import { checked, merge } from "./tree.js";
 
 const PREFIX = "swarm.chat.";
 const DEFAULTS = "swarm.settings";
+const FIRST = { temperature: 0.7 }; // what chats begin with until something else is chosen
 
 export class Chats {
   full = false; // the last write did not fit
@@ -12,7 +13,7 @@ export class Chats {
   #storage;
   #listeners = new Set();
 
-  constructor(storage = window.localStorage) {
+  constructor(storage = storageOf(window)) {
     this.#storage = storage;
     for (let i = 0; i < storage.length; i++) {
       const key = storage.key(i);
@@ -38,9 +39,9 @@ export class Chats {
 
   get defaults() {
     try {
-      return JSON.parse(this.#storage.getItem(DEFAULTS)) ?? {};
+      return JSON.parse(this.#storage.getItem(DEFAULTS)) ?? FIRST;
     } catch {
-      return {};
+      return FIRST;
     }
   }
 
@@ -106,6 +107,15 @@ export class Chats {
 
   #tell() {
     for (const listener of this.#listeners) listener();
+  }
+}
+
+// Where a browser forbids storage, chats live as long as the page.
+function storageOf(page) {
+  try {
+    return page.localStorage;
+  } catch {
+    return { length: 0, key: () => null, getItem: () => null, setItem: () => { throw new Error("forbidden"); }, removeItem() {} };
   }
 }
 

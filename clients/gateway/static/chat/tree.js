@@ -4,6 +4,8 @@
 // chat: {id, title, created, updated, settings, nodes: {id: node}, head}
 // node: {id, parent, role, text, at, ...}; an answer also has {thoughts, model, done, error, stats, chain, seen}
 
+import { noChain } from "./chain.js";
+
 export const newId = () => crypto.randomUUID();
 
 export function newChat(settings, now = Date.now()) {
@@ -53,7 +55,7 @@ export function checked(raw) {
   if (typeof raw?.id !== "string" || typeof raw.nodes !== "object" || raw.nodes === null) return null;
   const nodes = {};
   for (const [id, node] of Object.entries(raw.nodes)) {
-    if (node?.id === id && ["user", "assistant"].includes(node.role) && typeof node.text === "string") nodes[id] = node;
+    if (node?.id === id && ["user", "assistant"].includes(node.role) && typeof node.text === "string") nodes[id] = whole(node);
   }
   return {
     id: raw.id,
@@ -64,6 +66,12 @@ export function checked(raw) {
     nodes,
     head: raw.head in nodes ? raw.head : null,
   };
+}
+
+function whole(node) {
+  if (node.role === "user") return { parent: null, at: 0, ...node };
+  const chain = Array.isArray(node.chain?.hops) && Array.isArray(node.chain.moments) ? node.chain : noChain;
+  return { parent: null, at: 0, thoughts: "", done: "stop", error: null, stats: null, seen: 0, ...node, chain };
 }
 
 export const titleOf = (chat) => chat.title || firstWords(chat) || "New chat";

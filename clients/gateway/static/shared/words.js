@@ -12,9 +12,9 @@ export const peerName = (peer) => plain(peer.name, 24) || `…${shortId(peer.pee
 export const span = ([start, end]) => `${start}:${end}`;
 
 export function seconds(value) {
-  if (value < 0.01) return "under 0.01 s";
-  if (value < 60) return `${Number(value.toPrecision(2))} s`;
-  return `${Math.round(value / 60)} min`;
+  if (value < 0.01) return "under 0.01\u00a0s";
+  if (value < 60) return `${Number(value.toPrecision(2))}\u00a0s`;
+  return `${Math.round(value / 60)}\u00a0min`;
 }
 
 export const milliseconds = (value) => (value < 10 ? `${value.toFixed(1)} ms` : `${Math.round(value)} ms`);
