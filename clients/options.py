@@ -1,13 +1,12 @@
 """Options that several commands share, spelt once."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from swarm.catalogue import known_names
+from swarm.completion import complete_model
 from swarm.entrance import parse_peers
 from swarm.errors import UsageError
 from swarm.messages import CODECS
@@ -24,15 +23,9 @@ __all__ = [
     "Patience",
     "Url",
     "check_codec",
-    "complete_model",
     "split_peers",
     "swarm_or_gateway",
 ]
-
-
-def complete_model(incomplete: str) -> list[str]:
-    """For shell completion: aliases, and what the hub's cache holds; files complete as everywhere else."""
-    return [name for name in known_names(os.environ) if name.startswith(incomplete)]
 
 
 ModelName = Annotated[

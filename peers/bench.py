@@ -10,6 +10,7 @@ from rich.console import Console
 from peers.serve import IDLE_THREADS
 from peers.settings import QUANTIZATIONS, parse_precision
 from swarm.catalogue import default_cache
+from swarm.completion import complete_model
 from swarm.errors import UsageError
 from swarm.figures import whole_numbers
 from swarm.ids import Span
@@ -21,7 +22,11 @@ __all__ = ["peer"]
 def peer(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="A hub id, a local folder, a .gguf file, or an alias such as smollm2."),
+        typer.Argument(
+            metavar="MODEL",
+            help="A hub id, a local folder, a .gguf file, or an alias such as smollm2.",
+            autocompletion=complete_model,
+        ),
     ] = "smollm2",
     blocks: Annotated[str | None, typer.Option(metavar="A:B", help="The span; by default all blocks.")] = None,
     rows: Annotated[str, typer.Option(metavar="N[,…]", help="Sessions that decode in one step.")] = "1,4,16,64",
@@ -32,6 +37,7 @@ def peer(
     device: Annotated[str, typer.Option(help="As for `swarm serve`.")] = "cpu",
     threads: Annotated[int, typer.Option(min=1, help="Threads that compute.")] = 1,
     rounds: Annotated[int, typer.Option(min=1, help="How often everything is measured, in turn.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
     cache_dir: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where converted models are kept.")] = None,
 ) -> None:
     """Measure one peer's span without a network: milliseconds of a step, beside the least that it could take.
@@ -59,4 +65,4 @@ def peer(
         threads=threads,
         rounds=rounds,
     )
-    run(trial, Console(stderr=True, highlight=False))
+    run(trial, Console(stderr=True, highlight=False, quiet=as_json))

@@ -114,7 +114,10 @@ def run(trial: Trial, notes: Console) -> None:
     settings = {**asdict(trial), "cache": str(trial.cache), "blocks": [span.start, span.end]}
     values = {name: asdict(figure) for name, figure in figures.items()}
     publish(
-        "peer", [table], {"settings": settings, "rates": asdict(rates), "others": bystanders.cores, "figures": values}
+        "peer",
+        [table],
+        {"settings": settings, "rates": asdict(rates), "others": bystanders.cores, "figures": values},
+        alone=notes.quiet,
     )
 
 

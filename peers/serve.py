@@ -19,6 +19,7 @@ from peers.settings import (
 from peers.views import Noted, choose_view
 from peers.watch import View
 from swarm.catalogue import default_cache
+from swarm.completion import complete_model
 from swarm.entrance import announced_addresses, parse_peers
 from swarm.event_loop import new_event_loop
 from swarm.ids import Span
@@ -38,7 +39,11 @@ def serve(
     context: typer.Context,
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="A hub id, a local folder, a .gguf file, or an alias such as smollm2."),
+        typer.Argument(
+            metavar="MODEL",
+            help="A hub id, a local folder, a .gguf file, or an alias such as smollm2.",
+            autocompletion=complete_model,
+        ),
     ],
     initial_peers: Annotated[
         list[str] | None,

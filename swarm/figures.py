@@ -45,10 +45,10 @@ def new_table(title: str, *columns: str) -> Table:
     return table
 
 
-def publish(regime: str, tables: Sequence[Table], values: Mapping[str, Any]) -> None:
+def publish(regime: str, tables: Sequence[Table], values: Mapping[str, Any], *, alone: bool = False) -> None:
     """Print the tables, and as the last line of standard output one JSON object: `values`, and on what they were
-    measured."""
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else FILE_WIDTH)
+    measured. `alone`: that line and no tables."""
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else FILE_WIDTH, quiet=alone)
     for table in tables:
         console.print(table)
     machine = {"machine": platform.machine(), "cores": os.cpu_count(), "version": __version__}

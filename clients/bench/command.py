@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from clients.bench.trial import GatewayTrial, LocalTrial, SwarmTrial, TrainTrial, WanTrial
-from clients.options import CacheDir
+from clients.options import AsJson, CacheDir, ModelName
 from swarm.catalogue import default_cache
 from swarm.errors import UsageError
 from swarm.figures import whole_numbers
@@ -20,9 +20,6 @@ PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4")
 CLIENT_PRECISIONS = ("fp32", "bf16", "fp16")
 MBIT = 1e6 / 8  # bytes
 
-Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A hub id, a local folder, a .gguf file, or an alias such as smollm2.")
-]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of the local process.")]
 PeerThreads = Annotated[int, typer.Option(min=1, help="Threads of each peer.")]
 ClientThreads = Annotated[int, typer.Option(min=1, help="Threads of the swarm's client.")]
@@ -35,12 +32,13 @@ Rounds = Annotated[int, typer.Option(min=1, help="How often everything is measur
 
 
 def local(
-    model: Model = "smollm2",
+    model: ModelName = "smollm2",
     threads: Threads = 1,
     dtype: Annotated[str, typer.Option(help="Precision of weights: fp32, bf16 or fp16.")] = "fp32",
     prompt_tokens: PromptTokens = 64,
     new_tokens: NewTokens = 64,
     rounds: Rounds = 5,
+    as_json: AsJson = False,
     cache_dir: CacheDir = None,
 ) -> None:
     """Measure a model in one process, without a swarm, beside the least that reading its weights could take.
@@ -48,14 +46,14 @@ def local(
     The last line on standard output is one JSON object.
     """
     trial = LocalTrial(model, _cache(cache_dir), dtype, threads, prompt_tokens, new_tokens, rounds)
-    notes = _prepare()
+    notes = _prepare(quiet=as_json)
     from clients.bench.local import run
 
     run(trial, notes)
 
 
 def swarm(
-    model: Model = "smollm2",
+    model: ModelName = "smollm2",
     peers: Annotated[str, typer.Option(metavar="N[,…]", help="Peers, each with an equal part of the blocks.")] = "2",
     sessions: Annotated[str, typer.Option(metavar="N[,…]", help="Answers that are generated at once.")] = "1",
     precision: Annotated[
@@ -70,6 +68,7 @@ def swarm(
     long_prompt: Annotated[int, typer.Option(min=0, help="Measure the first token after so many, too.")] = 0,
     repeat_prompt: Annotated[int, typer.Option(min=0, help="Measure the same so many tokens twice, too.")] = 0,
     rounds: Rounds = 5,
+    as_json: AsJson = False,
     cache_dir: CacheDir = None,
 ) -> None:
     """Measure swarms on this machine against the same model in one process, in turn.
@@ -94,14 +93,14 @@ def swarm(
         long_prompt=long_prompt,
         repeated_prompt=repeat_prompt,
     )
-    notes = _prepare()
+    notes = _prepare(quiet=as_json)
     from clients.bench.swarm import run
 
     run(trial, notes)
 
 
 def train(
-    model: Model = "smollm2",
+    model: ModelName = "smollm2",
     peers: Annotated[int, typer.Option(min=1, help="Peers, each with an equal part of the blocks.")] = 2,
     threads: Threads = 2,
     peer_threads: PeerThreads = 1,
@@ -109,6 +108,7 @@ def train(
     rows: Annotated[int, typer.Option(min=1, help="Rows of a batch.")] = 8,
     length: Annotated[int, typer.Option(min=2, help="Tokens of a row.")] = 128,
     rounds: Rounds = 5,
+    as_json: AsJson = False,
     cache_dir: CacheDir = None,
 ) -> None:
     """Measure steps of LoRA through a swarm on this machine against PEFT in one process, in turn.
@@ -126,14 +126,14 @@ def train(
         length=length,
         rounds=rounds,
     )
-    notes = _prepare()
+    notes = _prepare(quiet=as_json)
     from clients.bench.train import run
 
     run(trial, notes)
 
 
 def wan(
-    model: Model = "smollm2",
+    model: ModelName = "smollm2",
     peers: Annotated[int, typer.Option(min=1, help="Peers, each with an equal part of the blocks.")] = 3,
     delay_ms: Annotated[
         float, typer.Option(min=0, help="From each peer to each other and to the client, one way.")
@@ -148,6 +148,7 @@ def wan(
     rounds: Rounds = 3,
     draft_length: Annotated[int, typer.Option(min=0, help="Measure with drafts of so many tokens, too.")] = 0,
     acceptance: Annotated[float, typer.Option(min=0, max=1, help="How often a drafted token is to be right.")] = 0.8,
+    as_json: AsJson = False,
     cache_dir: CacheDir = None,
 ) -> None:
     """Measure one session over peers that are far from each other: real peers here, long lines played between them.
@@ -172,14 +173,14 @@ def wan(
         draft_length=draft_length,
         acceptance=acceptance,
     )
-    notes = _prepare()
+    notes = _prepare(quiet=as_json)
     from clients.bench.wan import run
 
     run(trial, notes)
 
 
 def gateway(
-    model: Model = "smollm2",
+    model: ModelName = "smollm2",
     streams: Annotated[int, typer.Option(min=1, help="Answers that are streamed at once.")] = 32,
     peers: Annotated[int, typer.Option(min=1, help="Peers, each with an equal part of the blocks.")] = 3,
     peer_threads: PeerThreads = 1,
@@ -187,6 +188,7 @@ def gateway(
     new_tokens: NewTokens = 32,
     turns: Annotated[int, typer.Option(min=2, help="Of a chat, whose first tokens are timed.")] = 10,
     rounds: Rounds = 3,
+    as_json: AsJson = False,
     cache_dir: CacheDir = None,
 ) -> None:
     """Measure one gateway process against the Python client with as many sessions, over the same peers, in turn.
@@ -205,7 +207,7 @@ def gateway(
         rounds=rounds,
         turns=turns,
     )
-    notes = _prepare()
+    notes = _prepare(quiet=as_json)
     from clients.bench.gateway import run
 
     run(trial, notes)
@@ -231,7 +233,7 @@ def _client_precision(name: str) -> str:
     return name
 
 
-def _prepare() -> Console:
-    """Where progress is told."""
+def _prepare(*, quiet: bool) -> Console:
+    """Where progress is told; a quiet one lets tables be left out, too."""
     quiet_libraries(os.environ)
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, quiet=quiet)

@@ -120,7 +120,7 @@ def run(trial: GatewayTrial, notes: Console) -> None:
     settings = {**asdict(trial), "cache": str(trial.cache)}
     machine = [asdict(each) for each in rates.values()]
     said = {"settings": settings, "rates": machine, "others": bystanders.cores, **report.as_json()}
-    publish("gateway", list(report.tables(trial)), said)
+    publish("gateway", list(report.tables(trial)), said, alone=notes.quiet)
 
 
 def _tell(notes: Console, name: str, turn: GatewayTurn) -> None:

@@ -43,6 +43,7 @@ def run(trial: LocalTrial, notes: Console) -> None:
             "others": bystanders.cores,
             **figures,
         },
+        alone=notes.quiet,
     )
 
 

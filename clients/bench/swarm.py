@@ -28,4 +28,5 @@ def run(trial: SwarmTrial, notes: Console) -> None:
         "swarm",
         list(report.tables(trial)),
         {"settings": settings, "rates": machine, "others": results.others, **report.as_json()},
+        alone=notes.quiet,
     )

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 from rich.console import Console
+from rich.table import Table
 from torch import Tensor
 
 from clients.bench.answers import new_prompt
@@ -81,7 +82,8 @@ def run(trial: TrainTrial, notes: Console) -> None:
                 notes.print(f"  {name}: local {local.seconds[-1]:.2f} s, swarm {swarm.seconds[-1]:.2f} s")
         notes.print(str(bystanders))
         costs = fleet.model.training_costs()
-    _publish(trial, reference, local, swarm, rates.at_best(measure_rates(trial.threads)), costs)
+    values, table = _sum_up(trial, reference, local, swarm, rates.at_best(measure_rates(trial.threads)), costs)
+    publish("train", [table], values, alone=notes.quiet)
 
 
 def _with_lora(model: Any) -> Any:
@@ -95,9 +97,9 @@ def _batch(trial: TrainTrial, reference: Reference, number: int) -> Tensor:
     return torch.cat([new_prompt(vocabulary, trial.length, seed=number * 65_536 + row) for row in range(trial.rows)])
 
 
-def _publish(
+def _sum_up(
     trial: TrainTrial, reference: Reference, local: _Side, swarm: _Side, rates: Rates, costs: list[Any]
-) -> None:
+) -> tuple[dict[str, Any], Table]:
     tokens = trial.rows * trial.length
     ratios = Spread.of([here / there for here, there in zip(local.seconds[1:], swarm.seconds[1:], strict=True)])
     speeds = {name: Spread.of([tokens / s for s in side.seconds[1:]]) for name, side in _named(local, swarm)}
@@ -120,7 +122,7 @@ def _publish(
         "peers_seconds_a_step": computing,
         "losses_apart": apart,
     }
-    publish("train", [table], values)
+    return values, table
 
 
 def _named(local: _Side, swarm: _Side) -> list[tuple[str, _Side]]:

@@ -113,7 +113,7 @@ def run(trial: WanTrial, notes: Console) -> None:
         )
         tables.append(_drafts_table(drafts))
         figures["drafts"] = asdict(drafts)
-    publish("wan", tables, figures)
+    publish("wan", tables, figures, alone=notes.quiet)
 
 
 def _drafts_table(drafts: DraftReport) -> Table:

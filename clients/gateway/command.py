@@ -10,6 +10,7 @@ import typer
 
 from clients.options import CacheDir, Codec, InitialPeers, Patience, check_codec, split_peers
 from swarm.catalogue import default_cache
+from swarm.completion import complete_model
 from swarm.running import announce_running, state_folder
 from swarm.terminal import LogFormat, emit, setup_logging
 
@@ -26,6 +27,7 @@ def gateway(
             metavar="[MODEL]...",
             help="Hub ids, local folders, .gguf files, or aliases such as smollm2; by default every model that the "
             "swarm serves and this machine has.",
+            autocompletion=complete_model,
         ),
     ] = None,
     initial_peers: InitialPeers = None,

@@ -15,13 +15,13 @@ from clients.options import (
     Patience,
     Url,
     check_codec,
-    complete_model,
     swarm_or_gateway,
 )
 from clients.terminal.backend import Backend
 from clients.terminal.conversation import Choosing, Conversation
 from clients.terminal.conversation import load as load_chat
 from swarm.catalogue import default_cache
+from swarm.completion import complete_model
 from swarm.errors import UsageError
 from swarm.running import state_folder
 from swarm.terminal import quiet_libraries

@@ -1,6 +1,7 @@
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -217,15 +218,25 @@ def test_module_that_is_not_installed_is_named(capsys: pytest.CaptureFixture[str
     assert "clients.no_such_module" in capsys.readouterr().err
 
 
-def test_completion_offers_commands_and_options(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_offers_commands_options_and_models(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, shell: str
 ) -> None:
-    monkeypatch.setenv("_SWARM_COMPLETE", "complete_bash")
-    for words, cword, expected in (("swarm s", "1", "status"), ("swarm status --in", "2", "--initial-peers")):
-        monkeypatch.setenv("COMP_WORDS", words)
-        monkeypatch.setenv("COMP_CWORD", cword)
+    monkeypatch.setenv("_SWARM_COMPLETE", f"complete_{shell}")
+    monkeypatch.setenv("_TYPER_COMPLETE_FISH_ACTION", "get-args")
+    for words, expected in (
+        ("swarm s", "status"),
+        ("swarm status --in", "--initial-peers"),
+        ("swarm bench wan --dra", "--draft-length"),
+        ("swarm run smollm2-", "smollm2-1.7b"),
+        ("swarm chat qwen3-0", "qwen3-0.6b"),
+        ("swarm serve smollm2-", "smollm2-1.7b"),
+    ):
+        monkeypatch.setenv("COMP_WORDS", words)  # as bash says it,
+        monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
+        monkeypatch.setenv("_TYPER_COMPLETE_ARGS", words)  # and as the others do
         assert run([]) == 0
-        assert expected in capsys.readouterr().out.split()
+        assert expected in re.split(r'[\s"]+', capsys.readouterr().out), words
 
 
 def commands() -> dict[str, Entry]:

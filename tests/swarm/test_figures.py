@@ -21,6 +21,8 @@ def test_last_line_is_one_json_object(capsys: pytest.CaptureFixture[str]) -> Non
     said = json.loads(lines[-1])
     assert (said["bench"], said["figures"]) == ("peer", {"a name": 1.0})
     assert {"cores", "machine", "version"} < set(said)
+    publish("peer", [table], {}, alone=True)
+    assert json.loads(capsys.readouterr().out)["bench"] == "peer"
 
 
 @pytest.mark.parametrize(("text", "numbers"), [("1", (1,)), ("1,4, 16", (1, 4, 16)), ("2 2", (2,))])
