@@ -1,8 +1,10 @@
 """Ctrl-C in a terminal, and being told to stop: commands end soon, with the right code, and leave nothing behind."""
 
 import os
+import re
 import signal
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -65,5 +67,20 @@ def test_demo_that_is_ended_takes_its_peers_along(
         else:
             os.kill(terminal.pid, number)
         assert terminal.wait(60) == code
+        assert left(terminal) == []
+        assert "Traceback" not in terminal.screen
+
+
+@pytest.mark.soak  # four peers and a gateway are started
+def test_demo_that_stays_has_a_page_until_it_is_ended(model: Path, cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "tmp").mkdir()
+    command = [*SWARM, "demo", "--stay", "--model", str(model), f"--cache-dir={cache}", "--max-new-tokens=32"]
+    with Terminal(command, temporary=tmp_path / "tmp", environment={"COLUMNS": "200"}) as terminal:
+        terminal.wait_for("Ctrl-C stops everything", 120)
+        (page,) = re.findall(r"chat page +(http://\S+)", terminal.screen)
+        with urllib.request.urlopen(page, timeout=10) as response:
+            assert response.status == 200
+        terminal.press_ctrl_c()
+        assert terminal.wait(60) == 130
         assert left(terminal) == []
         assert "Traceback" not in terminal.screen
