@@ -78,7 +78,10 @@ def answer(
         story.append(Story(tokenizer, answers, notes))
         prompt, draft = question.encode(tokenizer), _drafts(question.draft, tokenizer, cache)
         with story[0].closing(), model.new_cache() as past:
-            output = model.generate(prompt, streamer=story[0], draft=draft, past_key_values=past, **question.options)
+            mask = torch.ones_like(prompt)  # or the library takes tokens like that of padding for it
+            output = model.generate(
+                prompt, attention_mask=mask, streamer=story[0], draft=draft, past_key_values=past, **question.options
+            )
         drafted = past.speculation
     if drafted is not None:
         story[0].say("drafts", str(drafted.tally))

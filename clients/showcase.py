@@ -125,7 +125,9 @@ def _ask(console: Console, swarm: LocalSwarm, checkpoint: Checkpoint, plot: Plot
         ) as model,
         story.closing(),
     ):
-        output = model.generate(input_ids, max_new_tokens=plot.max_new_tokens, do_sample=False, streamer=story)
+        options: dict[str, Any] = {"max_new_tokens": plot.max_new_tokens, "do_sample": False}
+        mask = torch.ones_like(input_ids)  # or the library takes tokens like that of padding for it
+        output = model.generate(input_ids, attention_mask=mask, streamer=story, **options)
     answer: list[int] = output[0, input_ids.shape[1] :].tolist()
     same = answer == _local_answer(checkpoint, input_ids, plot.max_new_tokens)
     gap = next((at - killed[0] for at in story.times if killed and at > killed[0]), None)
@@ -137,7 +139,8 @@ def _local_answer(checkpoint: Checkpoint, input_ids: Tensor, max_new_tokens: int
     """The same weights in this process, for comparison."""
     with quiet_library():
         local: Any = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype=torch.float32)
-    output = local.generate(input_ids, max_new_tokens=max_new_tokens, do_sample=False)
+    mask = torch.ones_like(input_ids)
+    output = local.generate(input_ids, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False)
     tokens: list[int] = output[0, input_ids.shape[1] :].tolist()
     return tokens
 

@@ -167,6 +167,7 @@ class Joined:
         sampling = {"do_sample": True, "temperature": choosing.temperature, "top_p": choosing.top_p, "top_k": 0}
         return {
             "max_new_tokens": min(choosing.max_new_tokens, room),
+            "attention_mask": torch.ones_like(prompt),  # or the library takes tokens like that of padding for it
             **(sampling if choosing.temperature else {"do_sample": False}),
         }
 
