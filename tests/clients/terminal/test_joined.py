@@ -146,13 +146,3 @@ def test_end_of_an_answer_is_told(
     model.generation_config.eos_token_id = int(model.generate(prompt, max_new_tokens=3, do_sample=False)[0, -1])
     _, whole = ask(joined, Conversation().asked("w20"))
     assert whole.reason == "stop"
-
-
-def test_prompt_may_hold_the_token_for_padding(
-    joined: Joined, connection: LocalConnection, model: SwarmModelForCausalLM
-) -> None:
-    model.generation_config.eos_token_id, model.generation_config.pad_token_id = 2, 0
-    chat = Conversation().asked("never seen w20")  # unknown words are token 0, as padding is
-    text, _ = ask(joined, chat)
-    ask(joined, chat.answered(text).asked("nor this"))
-    assert len(connection.sessions) == 1
