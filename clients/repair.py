@@ -36,6 +36,7 @@ class Repair:
         self._lease = lease
         self._patience = patience
         self._tell = tell
+        self._wired: dict[SessionId, Wiring] = {}
         self._prev: dict[SessionId, PeerId] = {}  # whom each leg takes steps from
         self._strikes = 0
         self._busy = 0
@@ -65,16 +66,18 @@ class Repair:
         return False
 
     async def _lease_of(self, leg: Leg) -> bool:
-        """Tell a hop what the lease is now; whether it agrees."""
-        client = self._client
+        """Tell a hop what the lease is now; whether it agrees. What else an Open says is said as it is."""
+        client, wiring = self._client, self._wired[leg.session]
         frame = Open(
             session=leg.session,
             model=client.model.digest,
             hop=leg.hop.span,
             codec=client.codec,
-            prev=self._prev[leg.session],
-            next=None,
+            prev=wiring.prev,
+            next=wiring.next,
             lease=self._lease,
+            next_session=wiring.next_session,
+            share=client.share_prefixes,
         ).pack()
         return isinstance(await self._chain.ask(leg, frame, client.ping_seconds), Ready)
 
@@ -189,6 +192,7 @@ class Repair:
         self._chain.adopt(legs)
         self._unproven = True
         self._prev = {w.leg.session: w.prev for w in wirings}
+        self._wired = {w.leg.session: w for w in wirings}
         for wiring in kept:
             relink = Relink(
                 wiring.leg.session, None, True, wiring.next, wiring.resend, next_session=wiring.next_session

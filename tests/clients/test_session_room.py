@@ -30,7 +30,9 @@ def test_lease_goes_up_and_down_on_every_hop(checkpoint: Checkpoint, reference: 
         assert free(swarm) == [4096 - 64] * 2
         assert await session.reserve(1024)
         assert free(swarm) == [4096 - 1024] * 2
+        begun = asyncio.get_running_loop().time()
         await feed(session, reference, {session.new_row(): TOKENS})
+        assert asyncio.get_running_loop().time() - begun < 1.0  # each hop still knows the next one
         assert await session.reserve(16)
         assert free(swarm) == [4096 - 48] * 2  # what is used stays promised
         await session.close()
