@@ -104,7 +104,7 @@ def train(
     peers: Annotated[int, typer.Option(min=1, help="Peers, each with an equal part of the blocks.")] = 2,
     threads: Threads = 2,
     peer_threads: PeerThreads = 1,
-    client_threads: ClientThreads = 1,
+    client_threads: ClientThreads = 2,
     rows: Annotated[int, typer.Option(min=1, help="Rows of a batch.")] = 8,
     length: Annotated[int, typer.Option(min=2, help="Tokens of a row.")] = 128,
     rounds: Rounds = 5,
@@ -113,6 +113,7 @@ def train(
 ) -> None:
     """Measure steps of LoRA through a swarm on this machine against PEFT in one process, in turn.
 
+    The client computes the head while the peers wait, and the other way round, so threads of both may share cores.
     The last line on standard output is one JSON object.
     """
     trial = TrainTrial(
