@@ -1,5 +1,6 @@
 """Answers, timed: of one model to one prompt, or to several at once as an application's threads would ask."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Sequence
@@ -11,7 +12,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
 
-__all__ = ["Answer", "ask", "ask_at_once", "decode_rate", "new_prompt", "whole_rate"]
+from clients.completion.generation import Token
+from clients.completion.request import Request, Sampling
+from clients.completion.shared import SharedModel
+
+__all__ = ["Answer", "ask", "ask_at_once", "ask_shared", "decode_rate", "new_prompt", "whole_rate"]
 
 FIRST_ORDINARY = 3  # token ids below are often special ones
 
@@ -64,6 +69,29 @@ def ask_at_once(model: PreTrainedModel, prompts: Sequence[Tensor], new_tokens: i
         except BaseException:  # interrupts, too: leaving waits for the threads
             stop.set()
             raise
+
+
+def ask_shared(shared: SharedModel, prompts: Sequence[Tensor], new_tokens: int) -> list[Answer]:
+    """As `ask_at_once`, but all on shared chains, as a gateway has them."""
+
+    async def read(prompt: Tensor) -> Answer:
+        begun, at, tokens = time.perf_counter(), [], []
+        request = Request(
+            prompt=tuple(prompt[0].tolist()),
+            max_new_tokens=new_tokens,
+            sampling=Sampling(temperature=0.0),
+            keep=False,
+        )
+        async for event in shared.submit(request):
+            if isinstance(event, Token):
+                at.append(time.perf_counter())
+                tokens.append(event.id)
+        return Answer(begun, tuple(at), tuple(tokens))
+
+    async def read_all() -> list[Answer]:
+        return await asyncio.gather(*map(read, prompts))
+
+    return asyncio.run(read_all())
 
 
 class _Interrupted(Exception):

@@ -67,6 +67,10 @@ def swarm(
     new_tokens: NewTokens = 64,
     long_prompt: Annotated[int, typer.Option(min=0, help="Measure the first token after so many, too.")] = 0,
     repeat_prompt: Annotated[int, typer.Option(min=0, help="Measure the same so many tokens twice, too.")] = 0,
+    shared: Annotated[
+        bool,
+        typer.Option("--shared", help="Sessions share chains, as a gateway's do, instead of a thread each."),
+    ] = False,
     rounds: Rounds = 5,
     as_json: AsJson = False,
     cache_dir: CacheDir = None,
@@ -92,6 +96,7 @@ def swarm(
         rounds=rounds,
         long_prompt=long_prompt,
         repeated_prompt=repeat_prompt,
+        shared=shared,
     )
     notes = _prepare(quiet=as_json)
     from clients.bench.swarm import run

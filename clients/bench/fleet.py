@@ -9,9 +9,10 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from clients.bench.answers import Answer, ask_at_once
+from clients.bench.answers import Answer, ask_at_once, ask_shared
 from clients.bench.steps import StepLog
 from clients.bench.trial import Layout, shares
+from clients.completion.shared import SharedModel
 from clients.local_swarm import LocalSwarm
 from clients.model import SwarmModelForCausalLM
 from swarm.checkpoint import Checkpoint
@@ -26,7 +27,8 @@ DTYPES = ("fp32", "fp16")
 class Fleet:
     """A context manager; whatever it started is gone when it ends.
 
-    `options`: for each peer, after those that every peer gets."""
+    `options`: for each peer, after those that every peer gets. `shared`: several answers at once come over shared
+    chains, as a gateway's, and not in a thread each."""
 
     def __init__(
         self,
@@ -39,6 +41,7 @@ class Fleet:
         client_threads: int,
         client_dtype: torch.dtype = torch.float32,
         options: Sequence[Sequence[str]] = (),
+        shared: bool = False,
     ) -> None:
         self.layout = layout
         self.steps = StepLog()
@@ -61,6 +64,9 @@ class Fleet:
                     dtype=client_dtype,
                 )
             )
+            self._shared = SharedModel(self.model) if shared else None
+            if self._shared is not None:
+                self._stack.callback(self._shared.close)
         except BaseException:
             self._stack.close()
             raise
@@ -68,6 +74,8 @@ class Fleet:
     def ask(self, prompts: Sequence[Tensor], new_tokens: int) -> list[Answer]:
         """Greedy answers to all of `prompts` at once."""
         with threads(self._client_threads):
+            if self._shared is not None and len(prompts) > 1:
+                return ask_shared(self._shared, prompts, new_tokens)
             return ask_at_once(self.model, prompts, new_tokens)
 
     def __enter__(self) -> Self:

@@ -49,7 +49,8 @@ class Case:
 class SwarmTrial:
     """Every combination of `peers`, `precisions` and `sessions`, each in turn with one process of `threads` threads.
 
-    `long_prompt`, `repeated_prompt`: tokens of prompts of which the first token alone is measured; 0 for none."""
+    `long_prompt`, `repeated_prompt`: tokens of prompts of which the first token alone is measured; 0 for none.
+    `shared`: sessions are answers over shared chains, as a gateway's, and not a thread each."""
 
     model: str
     cache: Path
@@ -65,6 +66,7 @@ class SwarmTrial:
     rounds: int
     long_prompt: int = 0
     repeated_prompt: int = 0
+    shared: bool = False
 
     @property
     def layouts(self) -> Iterator[Layout]:

@@ -84,6 +84,7 @@ def _start(trial: SwarmTrial, checkpoint: Checkpoint, layout: Layout, notes: Con
         peer_threads=trial.peer_threads,
         client_threads=trial.client_threads,
         client_dtype=DTYPES[trial.client_precision],
+        shared=trial.shared,
     )
 
 

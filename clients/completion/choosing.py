@@ -94,6 +94,8 @@ def choose(logits: Tensor, rows: Sequence[int], choosers: Sequence[Chooser]) -> 
     def guarded(i: int, step: Callable[[], None]) -> None:
         try:
             step()
+        except SwarmError as error:
+            failed[i] = error
         except Exception as error:  # whatever a constraint may raise; the others go on
             failed[i] = SwarmError(f"the constraint of this request failed: {type(error).__name__}: {error}")
 
