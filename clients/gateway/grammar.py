@@ -7,6 +7,7 @@ of a tokenizer is made once for each model, and a grammar is compiled before its
 import asyncio
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -61,7 +62,7 @@ class Grammars:
     def prepare(self, served: Served) -> None:
         """Do what else the first grammar for `served` would wait for, and every other request with it: a quarter of a
         second for 49 000 tokens, in which no other thread runs."""
-        if isinstance(served.tokenizer, PreTrainedTokenizerFast):
+        with suppress(UsageError):  # who asks for a grammar is told; everybody else can be answered
             self._table(served)
 
     async def compile(self, served: Served, grammar: Grammar | None) -> Callable[[], Constraint] | None:
@@ -89,10 +90,18 @@ class Grammars:
 
     def _table(self, served: Served) -> LLTokenizer:
         if served.name not in self._tables:
-            if not isinstance(served.tokenizer, PreTrainedTokenizerFast):
-                raise UsageError(f"the tokenizer of {served.name} can't be told which tokens fit a grammar")
-            self._tables[served.name] = from_tokenizer(served.tokenizer, eos_token=sorted(served.end_tokens))
+            self._tables[served.name] = _table_of(served)
         return self._tables[served.name]
+
+
+def _table_of(served: Served) -> LLTokenizer:
+    refusal = f"the tokenizer of {served.name} can't be told which tokens fit a grammar"
+    if not isinstance(served.tokenizer, PreTrainedTokenizerFast):
+        raise UsageError(refusal)
+    try:
+        return from_tokenizer(served.tokenizer, eos_token=sorted(served.end_tokens))
+    except ValueError as error:
+        raise UsageError(f"{refusal}: {error}") from error
 
 
 def _matcher(table: LLTokenizer, lark: str) -> LLMatcher:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from clients.completion.request import Constraint
@@ -162,8 +164,11 @@ async def test_what_is_not_known_of_a_lenient_schema_is_left_out(
 
 
 @pytest.mark.anyio
-async def test_a_tokenizer_that_tells_nothing_of_its_tokens_is_refused(played: Served) -> None:
-    slow = replace(played, tokenizer=object())
+@pytest.mark.parametrize(
+    "silent", [object(), PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0, "b": 1}, "a")))]
+)
+async def test_a_tokenizer_that_tells_nothing_of_its_tokens_is_refused(played: Served, silent: object) -> None:
+    slow = replace(played, tokenizer=silent)
     grammars = Grammars()
     grammars.prepare(slow)
     with pytest.raises(UsageError, match="can't be told which tokens fit"):
