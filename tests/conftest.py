@@ -1,5 +1,7 @@
 """Fixtures that every folder of tests may use."""
 
+import logging
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +20,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "Shar
     from tests.workers import Shares  # here, since xdist is only loaded to be used
 
     return Shares(config, log)
+
+
+@pytest.fixture
+def logging_as_it_was() -> Iterator[None]:
+    """Whatever a test sets up of the log is gone afterwards."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(False)
 
 
 @pytest.fixture

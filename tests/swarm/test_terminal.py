@@ -4,21 +4,12 @@ import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
 
 import pytest
 
 from swarm.terminal import LogFormat, emit, plain, quiet_libraries, setup_logging
 
-
-@pytest.fixture(autouse=True)
-def logging_as_it_was() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(False)
+pytestmark = pytest.mark.usefixtures("logging_as_it_was")
 
 
 def test_json_is_one_object_a_line_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
