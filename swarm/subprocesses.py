@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -77,22 +78,20 @@ class SwarmProcess:
         """`environment` is added to our own; `name` is for messages."""
         self.name = name
         self.temporary = Path(tempfile.mkdtemp(prefix="swarm-peer-"))  # the child's TMPDIR
+        # Who is told to stop just now may never hand this object on, so that nobody could close it.
+        self._clean = weakref.finalize(self, shutil.rmtree, self.temporary, ignore_errors=True)
         self._lines: deque[str] = deque(maxlen=KEPT_LINES)
         self._ended = False  # its output
         self._closed = False
         self._news = threading.Condition()
-        try:
-            self._process = subprocess.Popen(
-                [*command, "--log-format", "json", "--stop-with-stdin"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                env={**_without_defaults(os.environ), "TMPDIR": str(self.temporary), **(environment or {})},
-                start_new_session=True,
-            )
-        except BaseException:  # interrupts, too: nobody else knows of the folder yet
-            shutil.rmtree(self.temporary, ignore_errors=True)
-            raise
+        self._process = subprocess.Popen(
+            [*command, "--log-format", "json", "--stop-with-stdin"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**_without_defaults(os.environ), "TMPDIR": str(self.temporary), **(environment or {})},
+            start_new_session=True,
+        )
         self._reader = threading.Thread(target=self._read, name=f"log of {name}", daemon=True)
         self._reader.start()
 
@@ -172,7 +171,7 @@ class SwarmProcess:
             for pipe in (self._process.stdin, self._process.stdout):
                 if pipe is not None and not self._reader.is_alive():
                     pipe.close()
-            shutil.rmtree(self.temporary, ignore_errors=True)
+            self._clean()
         self._closed = True
 
     def __enter__(self) -> Self:
