@@ -6,6 +6,7 @@ activations hold values near 20 000 among values near 1. NaN and infinity come o
 """
 
 import sys
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -13,8 +14,9 @@ from torch import Tensor
 from swarm.dtypes import DTYPES
 from swarm.errors import WireError
 from swarm.messages import CODECS
+from swarm.training import TensorSpec
 
-__all__ = ["body_size", "decode", "encode"]
+__all__ = ["body_size", "decode", "encode", "raw_bytes", "read_tensors"]
 
 if sys.byteorder != "little":
     raise ImportError("swarm sends tensors as they lie in memory, little-endian; this machine is big-endian")
@@ -54,6 +56,22 @@ def decode(body: bytes | bytearray | memoryview, codec: str, hidden_size: int) -
     if not tokens:
         return torch.empty(0, hidden_size, dtype=dtype)
     return torch.frombuffer(bytearray(body), dtype=dtype).view(tokens, hidden_size)
+
+
+def raw_bytes(tensor: Tensor) -> bytes:
+    """A tensor of any shape and device as it lies in memory, copied."""
+    return bytes(_bytes_of(tensor.detach().cpu()))
+
+
+def read_tensors(specs: Iterable[TensorSpec], body: bytes | bytearray | memoryview) -> list[Tensor]:
+    """Tensors in own memory, which lie one after another in a body of the right size."""
+    tensors, at = [], 0
+    for spec in specs:
+        part = bytearray(body[at : at + spec.nbytes])
+        dtype = DTYPES[spec.dtype]
+        tensors.append((torch.frombuffer(part, dtype=dtype) if part else torch.empty(0, dtype=dtype)).view(spec.shape))
+        at += spec.nbytes
+    return tensors
 
 
 def _encode_int8(hidden: Tensor) -> bytes:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from swarm.codecs import raw_bytes
 from swarm.dtypes import DTYPES
 from swarm.errors import UsageError
 from swarm.training import AdapterKey, TensorSpec, Tuned, adapter_key
@@ -56,7 +57,7 @@ class Adapters:
                     f"the adapter of block {block} has numbers that are not finite: begin again from a checkpoint, "
                     "with a lower learning rate"
                 )
-            body = b"".join(_raw(parameter) for parameter in parameters)
+            body = b"".join(raw_bytes(parameter) for parameter in parameters)
             packed[block] = PackedAdapter(adapter_key(tuned, body), tuned, body)
         return packed
 
@@ -131,7 +132,3 @@ def spec(name: str, tensor: Tensor) -> TensorSpec:
     if tensor.dtype not in _NAMES:
         raise UsageError(f"an adapter in {tensor.dtype} can't travel: use one of {', '.join(DTYPES)}")
     return TensorSpec(name, _NAMES[tensor.dtype], tuple(tensor.shape))
-
-
-def _raw(tensor: Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()

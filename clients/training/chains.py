@@ -28,7 +28,6 @@ class Leg:
     """A hop that a micro-batch has passed, under `batch.id`, and what went in `[T, width]`."""
 
     hop: TrainingHop
-    span: Span
     batch: MicroBatch
     inputs: Tensor
 
@@ -42,10 +41,6 @@ class TrainingChains:
         self._hops: dict[tuple[PeerId, Span], asyncio.Task[TrainingHop]] = {}
         self.costs: dict[tuple[PeerId, Span], Cost] = {}  # of every hop so far
         self._load: Counter[PeerId] = Counter()  # tokens under way
-
-    @property
-    def client(self) -> Client:
-        return self._client
 
     async def forward(
         self, batch: MicroBatch, hidden: Tensor, adapters: Mapping[int, PackedAdapter], *, keep: bool
@@ -69,7 +64,7 @@ class TrainingChains:
                     gradient, more = await leg.hop.backward(leg.batch, gradient, leg.inputs, adapters)
                 found |= more
             except HopLost:
-                again, _ = await self._through(leg.span, leg.batch, leg.inputs, adapters, keep=True)
+                again, _ = await self._through(leg.hop.hop.span, leg.batch, leg.inputs, adapters, keep=True)
                 todo.extend(again)
         raise NetworkError(f"peers were lost {LOST_STEPS} times on one way back: too restless a swarm to train in")
 
@@ -98,7 +93,7 @@ class TrainingChains:
                     output = await hop.forward(own, hidden, adapters, keep=keep)
             except HopLost:
                 continue
-            legs.append(Leg(hop, hop.hop.span, own, hidden))
+            legs.append(Leg(hop, own, hidden))
             hidden, at = output, hop.hop.span.end
         raise NetworkError(f"peers were lost {LOST_STEPS} times on one way: too restless a swarm to train in")
 

@@ -12,8 +12,7 @@ from clients.client import Client
 from clients.hops import HopStream, Lost
 from clients.training.adapters import PackedAdapter
 from routing.chains import Hop
-from swarm.codecs import body_size, decode, encode
-from swarm.dtypes import DTYPES
+from swarm.codecs import body_size, decode, encode, read_tensors
 from swarm.errors import Busy as BusyError
 from swarm.errors import HopError, StreamClosed, WireError
 from swarm.ids import SessionId, Span, new_session_id
@@ -252,11 +251,7 @@ class TrainingHop:
     def _tensors(self, adapter: PackedAdapter, body: bytes | memoryview) -> list[Tensor]:
         if len(body) != sum(spec.nbytes for spec in adapter.specs):
             raise self._gives_up("it sent gradients of another size than the adapter's")
-        own, at, tensors = bytearray(body), 0, []
-        for spec in adapter.specs:
-            part = own[at : at + spec.nbytes]
-            tensors.append(torch.frombuffer(part, dtype=DTYPES[spec.dtype]).view(spec.shape))
-            at += spec.nbytes
+        tensors = read_tensors(adapter.specs, body)
         if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
             raise self._gives_up("it sent gradients that are not finite")
         return tensors

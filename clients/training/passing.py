@@ -2,37 +2,30 @@
 
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from clients.cache import Opener
 from clients.training.adapters import Adapters, PackedAdapter
-from clients.training.chains import Leg, TrainingChains, total
+from clients.training.chains import Leg, total
 from swarm.errors import UsageError
 from swarm.training import MAX_SEQUENCES, MicroBatch
 
-__all__ = ["Trainer", "differentiate"]
+__all__ = ["differentiate"]
 
 T = TypeVar("T")
 MICRO_TOKENS = 1024  # of a micro-batch at most, unless one sequence has more: what a hop is busy with at a time
 LEAST_TOKENS = 128  # below which a hop computes no faster
 
 
-class Trainer(Protocol):
-    """What is needed of a `clients.connection.Connection`."""
-
-    def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]: ...
-    async def training(self) -> TrainingChains: ...
-
-
 @dataclass(slots=True)
 class _Pass:
     """A batch under way: its micro-batches, and the legs that each has taken."""
 
-    connection: Trainer
+    connection: Opener
     adapters: Adapters
     packed: Mapping[int, PackedAdapter]
     seed: int | None
@@ -88,7 +81,7 @@ class _Through(torch.autograd.Function):
 
 
 def differentiate(
-    connection: Trainer,
+    connection: Opener,
     hidden: Tensor,
     mask: Tensor | None,
     adapters: Adapters,
@@ -135,7 +128,7 @@ def _groups(lengths: Sequence[int]) -> list[tuple[int, ...]]:
     return [tuple(group) for group in groups]
 
 
-def _wait(connection: Trainer, work: Coroutine[Any, Any, T]) -> T:
+def _wait(connection: Opener, work: Coroutine[Any, Any, T]) -> T:
     """The result; an interrupt cancels the work."""
     future = connection.submit(work)
     try:

@@ -9,12 +9,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, linear
 from transformers.pytorch_utils import Conv1D
 
-from swarm.dtypes import DTYPES
+from swarm.codecs import read_tensors
 from swarm.errors import HopError
 from swarm.messages import FaultCode
 from swarm.training import Tuned
@@ -34,12 +33,7 @@ class BlockAdapter:
     @classmethod
     def read(cls, tuned: tuple[Tuned, ...], body: bytes | memoryview) -> "BlockAdapter":
         """From the body of an Adapter, whose size has been checked."""
-        tensors, at, own = [], 0, bytearray(body)
-        for spec in (spec for module in tuned for spec in module.tensors):
-            dtype = DTYPES[spec.dtype]
-            part = own[at : at + spec.nbytes]
-            tensors.append(torch.frombuffer(part, dtype=dtype).view(spec.shape) if part else torch.empty(spec.shape))
-            at += spec.nbytes
+        tensors = read_tensors((spec for module in tuned for spec in module.tensors), body)
         return cls(tuned, tuple(tensors))
 
     @property
@@ -52,21 +46,15 @@ class BlockAdapter:
 
     @property
     def prefix(self) -> tuple[Tensor, Tensor] | None:
-        """Keys and values `[heads, n, head size]` in front of every sequence."""
-        for module, tensors in self._parts():
-            if module.kind == PREFIX:
-                return tensors["keys"], tensors["values"]
-        return None
-
-    def check(self, layer: nn.Module) -> None:
-        """Raises HopError when it does not fit the layer."""
+        """Keys and values `[heads, n, head size]` in front of every sequence. Raises HopError when they are none."""
         for module, tensors in self._parts():
             if module.kind == PREFIX:
                 _check_prefix(tensors)
-            else:
-                _Delta.of(layer, module, tensors)
+                return tensors["keys"], tensors["values"]
+        return None
 
     def hooks(self, layer: nn.Module, stack: ExitStack, training: bool) -> None:
+        """Until the stack ends. Raises HopError when it does not fit the layer."""
         for module, tensors in self._parts():
             if module.kind != PREFIX:
                 _Delta.of(layer, module, tensors).hook(stack, training)

@@ -15,7 +15,7 @@ from torch import Tensor
 from peers.training.deltas import BlockAdapter
 from peers.training.limits import TrainingLimits
 from peers.training.trainee import Pass, Trainee
-from swarm.codecs import body_size, decode, encode
+from swarm.codecs import body_size, decode, encode, raw_bytes
 from swarm.errors import HopError, SwarmError
 from swarm.ids import Digest, PeerId, SessionId, Span
 from swarm.messages import Busy, Close, Fault, FaultCode, Message, Ping, Pong, Ready
@@ -256,8 +256,6 @@ class TrainingDesk:
     def _run(self, session: _Session, batch: MicroBatch, hidden: Tensor, *, keep: bool) -> Pass:
         assert self._trainee is not None  # since a session is open
         adapters = {block: session.adapters[key] for block, key in batch.adapters if block in session.hop}
-        for block, adapter in adapters.items():
-            self._trainee.check(block, adapter)
         done = self._trainee.forward(session.hop, hidden, batch.lengths, adapters, seed=batch.seed, keep=keep)
         if not bool(torch.isfinite(done.output).all()):
             text = f"blocks {session.hop} made hidden states that are not finite: lower the learning rate"
@@ -270,7 +268,7 @@ class TrainingDesk:
         gradients = done.backward(gradient.to(done.output.device))
         bodies: list[tuple[int | None, bytes | memoryview]] = [(None, encode(gradients[0], session.codec))]
         rest = iter(gradients[1:])
-        bodies += [(block, b"".join(_raw(next(rest)) for _ in range(count))) for block, count in done.tuned]
+        bodies += [(block, b"".join(raw_bytes(next(rest)) for _ in range(count))) for block, count in done.tuned]
         for index, (name, body) in enumerate(bodies):
             frame = Gradients(
                 session.id, batch.id, name, index + 1 < len(bodies), session.codec, body, self._clock() - began
@@ -324,7 +322,3 @@ class TrainingDesk:
         self._waiting_bytes -= sum(len(message.body) for message in session.waiting)
         for id in session.passes:  # noqa: A001 (the frame's word)
             self._kept.pop((session.id, id), None)
-
-
-def _raw(tensor: Tensor) -> bytes:
-    return tensor.contiguous().cpu().view(torch.uint8).numpy().tobytes()

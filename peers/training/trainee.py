@@ -71,10 +71,6 @@ class Trainee:
         _hasten(model)
         return cls(model, blocks)
 
-    def check(self, block: int, adapter: BlockAdapter) -> None:
-        """Raises HopError when the adapter does not fit `block` of the model."""
-        adapter.check(self._layers[block - self.blocks.start])
-
     def forward(
         self,
         hop: Span,
