@@ -41,7 +41,7 @@ from clients.training.passing import differentiate
 from clients.training.prefix import Prefix
 from swarm.catalogue import default_cache
 from swarm.checkpoint import resolve
-from swarm.dtypes import DTYPES
+from swarm.dtypes import NAMES
 from swarm.errors import ModelError, UsageError
 
 if TYPE_CHECKING:  # heavy: it brings the network
@@ -102,7 +102,7 @@ class SwarmModelForCausalLM(AssistedDecoding, PreTrainedModel, GenerationMixin):
         if connection is None:
             from clients.connection import Connection  # heavy: it brings the network
 
-            codec = codec or _LOSSLESS.get(model.dtype, "fp32")
+            codec = codec or NAMES.get(model.dtype, "fp32")
             join = network.connect if network else partial(Connection.open, initial_peers=initial_peers)
             opened = join(
                 checkpoint,
@@ -389,9 +389,6 @@ class SwarmModelForCausalLM(AssistedDecoding, PreTrainedModel, GenerationMixin):
         hidden = self.embed(torch.zeros(2, dtype=torch.int64), 0)
         if hidden.shape != (2, self.config.hidden_size):
             raise ModelError(f"{type(self).__name__} hands its blocks {list(hidden.shape)}; it can't be run in a swarm")
-
-
-_LOSSLESS = {dtype: codec for codec, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import torch
 
-__all__ = ["DTYPES"]
+__all__ = ["DTYPES", "NAMES"]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}

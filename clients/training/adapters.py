@@ -8,13 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from swarm.codecs import raw_bytes
-from swarm.dtypes import DTYPES
+from swarm.dtypes import DTYPES, NAMES
 from swarm.errors import UsageError
 from swarm.training import AdapterKey, TensorSpec, Tuned, adapter_key
 
 __all__ = ["Adapters", "PackedAdapter", "find_adapters", "spec"]
 
-_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _POSSIBLE = "peers can compute LoRA (rank-stabilised too) and IA3 on linear layers, and prompts of any kind"
 
 
@@ -129,6 +128,6 @@ def _check_others(index: int, block: nn.Module, known: Sequence[Tensor]) -> None
 
 def spec(name: str, tensor: Tensor) -> TensorSpec:
     """How a tensor travels. Raises UsageError."""
-    if tensor.dtype not in _NAMES:
+    if tensor.dtype not in NAMES:
         raise UsageError(f"an adapter in {tensor.dtype} can't travel: use one of {', '.join(DTYPES)}")
-    return TensorSpec(name, _NAMES[tensor.dtype], tuple(tensor.shape))
+    return TensorSpec(name, NAMES[tensor.dtype], tuple(tensor.shape))
