@@ -22,9 +22,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "Shar
     return Shares(config, log)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def logging_as_it_was() -> Iterator[None]:
-    """Whatever a test sets up of the log is gone afterwards."""
+    """Whatever a test sets up of the log is gone afterwards, as a command that it calls does."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield

@@ -11,8 +11,6 @@ from swarm.record import PeerState
 from swarm.terminal import LogFormat, setup_logging
 from tests.peers.moments import PEER, a_moment, a_ready
 
-pytestmark = pytest.mark.usefixtures("logging_as_it_was")
-
 
 class Terminal(io.StringIO):
     def isatty(self) -> bool:

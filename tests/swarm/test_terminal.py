@@ -9,8 +9,6 @@ import pytest
 
 from swarm.terminal import LogFormat, emit, plain, quiet_libraries, setup_logging
 
-pytestmark = pytest.mark.usefixtures("logging_as_it_was")
-
 
 def test_json_is_one_object_a_line_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     setup_logging(LogFormat.JSON)
