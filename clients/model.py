@@ -4,6 +4,7 @@ It is an instance of the library's class too (`SwarmLlamaForCausalLM` of `LlamaF
 runs for all but the blocks: embeddings, final norm, head, loss, all of `generate`. Only those weights are here.
 """
 
+import inspect
 import os
 import threading
 import weakref
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     Cache,
     GenerationConfig,
@@ -58,6 +59,7 @@ class SwarmModelForCausalLM(AssistedDecoding, PreTrainedModel, GenerationMixin):
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__(config)
         adopt_blocks(self, self._blocks_path)
+        self.base_model.register_forward_pre_hook(partial(_as_backbone, weakref.ref(self)), with_kwargs=True)
         self._connection: Opener | None = None
         self._max_positions: int | None = None
         self._caches: weakref.WeakSet[SwarmCache] = weakref.WeakSet()
@@ -313,6 +315,10 @@ class SwarmModelForCausalLM(AssistedDecoding, PreTrainedModel, GenerationMixin):
         prompt = 0 if positions is None else int(positions.shape[-1])
         cache.reserve(batch_size * prompt + rows * (max_cache_length - prompt))
 
+    def gradient_checkpointing_enable(self, *_: Any, **__: Any) -> None:
+        """Nothing to do: of what going backward needs, peers keep what their memory allows and compute the rest again,
+        and here is but what enters each hop."""
+
     def training_costs(self) -> list[Cost]:
         """What peers have computed so far for the training of this model."""
         connection = self._connected()
@@ -378,6 +384,16 @@ class SwarmModelForCausalLM(AssistedDecoding, PreTrainedModel, GenerationMixin):
             return cache
         raise UsageError(f"past_key_values of a swarm's model come from model.new_cache(), not {type(cache).__name__}")
 
+    def _differentiate(self, hidden: Tensor, mask: Tensor | None, adapters: Adapters, prefix: Prefix | None) -> Tensor:
+        return differentiate(
+            self._connected(),
+            hidden,
+            mask,
+            adapters if prefix is None else prefix.joined(adapters),
+            training=self.training,
+            max_positions=self._max_positions,
+        )
+
     def _refuse_what_is_remote(self, kwargs: dict[str, Any]) -> None:
         self._connected()
         for name in ("output_attentions", "output_router_logits"):
@@ -412,15 +428,27 @@ class _Step(Remote):
                 "peers keep nothing of a pass with gradients or adapters: leave past_key_values out and give "
                 "use_cache=False; without adapters, torch.no_grad() does too"
             )
-        output = differentiate(
-            self.model._connected(),
-            hidden,
-            self.mask,
-            adapters if self.prefix is None else self.prefix.joined(adapters),
-            training=self.model.training,
-            max_positions=self.model._max_positions,
-        )
+        output = self.model._differentiate(hidden, self.mask, adapters, self.prefix)
         return output[:, output.shape[1] - self.keep :]
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole(Remote):
+    """All columns of a batch at once, of which nothing is kept."""
+
+    model: SwarmModelForCausalLM
+    tokens: Tensor | None
+    mask: Tensor | None
+    prefix: Prefix | None
+
+    def through(self, hidden: Tensor) -> Tensor:
+        batch, columns = hidden.shape[:2]
+        with self.model.new_cache(batch * columns) as cache:
+            cache.next_columns(None if self.mask is None else self.mask.long(), batch, columns)
+            return cache.advance(hidden, self.tokens, self.mask, columns)
+
+    def differentiate(self, hidden: Tensor, adapters: Adapters) -> Tensor:
+        return self.model._differentiate(hidden, self.mask, adapters, self.prefix)
 
 
 @dataclass(frozen=True, slots=True)
@@ -431,6 +459,35 @@ class _Packed(Remote):
 
     def through(self, hidden: Tensor) -> Tensor:
         return self.do(hidden[0].to("cpu"))[None].to(hidden.device)
+
+
+def _as_backbone(
+    own: "weakref.ref[SwarmModelForCausalLM]", backbone: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """Before the library's model without its head runs: where it was called by itself, as trainers with a loss of their
+    own do, it is told what to do for its blocks. Raises UsageError."""
+    model = own()
+    if model is None or kwargs.get("remote") is not None:
+        return None
+    given = inspect.signature(backbone.forward).bind_partial(*args, **kwargs).arguments
+    given = {name: value for name, value in given.items() if name != "kwargs"} | given.get("kwargs", {})
+    tokens, mask = given.get("input_ids"), given.get("attention_mask")
+    inputs = tokens if tokens is not None else given.get("inputs_embeds")
+    if inputs is None:
+        raise UsageError("forward takes input_ids or inputs_embeds")
+    model._refuse_what_is_remote(given)
+    batch, columns = inputs.shape[:2]
+    prefix = Prefix.of(given.pop("past_key_values", None))
+    mask = mask if prefix is None else prefix.mask(mask, columns)
+    with model.new_cache() as cache:
+        real, positions = cache.next_columns(mask, batch, columns)
+    if prefix is None:
+        _check_positions(given.get("position_ids"), positions, real)
+    else:
+        positions = positions + prefix.length
+    remote = _Whole(model, tokens, real, prefix)
+    own_part = {"position_ids": positions.to(inputs.device), "use_cache": False, "remote": remote}
+    return (), {**given, "attention_mask": None, **own_part}
 
 
 def _check_positions(given: Tensor | None, positions: Tensor, mask: Tensor | None) -> None:
