@@ -140,35 +140,18 @@ class SwarmModelForCausalLM(AssistedDecoding, PreTrainedModel, GenerationMixin):
         (`output_hidden_states`) are those before the first and behind the last block.
         """
         self._refuse_what_is_remote(kwargs)
-        inputs = input_ids if input_ids is not None else inputs_embeds
-        if inputs is None:
-            raise UsageError("forward takes input_ids or inputs_embeds")
-        batch, columns = inputs.shape[:2]
-        prefix = Prefix.of(past_key_values)
-        if prefix is not None:
-            past_key_values, attention_mask = None, prefix.mask(attention_mask, columns)
-        given = self._own(past_key_values)
-        cache = given if given is not None else self.new_cache(batch * columns)
-        with nullcontext() if given is not None or use_cache else cache:
-            mask, positions = cache.next_columns(attention_mask, batch, columns)
-            if prefix is None:
-                _check_positions(position_ids, positions, mask)
-            else:
-                positions = positions + prefix.length
-            some = labels is None and isinstance(logits_to_keep, int) and not kwargs.get("output_hidden_states")
-            keep = min(int(logits_to_keep) or columns, columns) if some else columns
-            output: CausalLMOutputWithPast = super().forward(
-                input_ids=input_ids,
-                position_ids=positions.to(inputs.device),
-                past_key_values=cache if given is not None or use_cache else None,
-                inputs_embeds=inputs_embeds,
-                labels=labels,
-                use_cache=given is not None or bool(use_cache),
-                logits_to_keep=logits_to_keep,
-                remote=_Step(cache, input_ids, mask, keep, self, given is not None or bool(use_cache), prefix),
-                **kwargs,
-            )
-            return output
+        some = labels is None and isinstance(logits_to_keep, int) and not kwargs.get("output_hidden_states")
+        told = self._tell_backbone(
+            input_ids=input_ids,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            keep=int(logits_to_keep) if some else 0,
+        )
+        output: CausalLMOutputWithPast = super().forward(labels=labels, logits_to_keep=logits_to_keep, **told, **kwargs)
+        return output
 
     @torch.no_grad()
     def packed_logits(self, tokens: Tensor, positions: Tensor, through: Callable[[Tensor], Tensor]) -> Tensor:
@@ -315,9 +298,11 @@ class SwarmModelForCausalLM(AssistedDecoding, PreTrainedModel, GenerationMixin):
         prompt = 0 if positions is None else int(positions.shape[-1])
         cache.reserve(batch_size * prompt + rows * (max_cache_length - prompt))
 
-    def gradient_checkpointing_enable(self, *_: Any, **__: Any) -> None:
-        """Nothing to do: of what going backward needs, peers keep what their memory allows and compute the rest again,
-        and here is but what enters each hop."""
+    def activation_checkpointing_enable(self, *_: Any, **__: Any) -> None:
+        """Nothing to do: all that is kept here is what enters each hop, and peers decide by their memory what they keep
+        and what they compute again."""
+
+    gradient_checkpointing_enable = activation_checkpointing_enable  # its name before
 
     def training_costs(self) -> list[Cost]:
         """What peers have computed so far for the training of this model."""
@@ -384,15 +369,42 @@ class SwarmModelForCausalLM(AssistedDecoding, PreTrainedModel, GenerationMixin):
             return cache
         raise UsageError(f"past_key_values of a swarm's model come from model.new_cache(), not {type(cache).__name__}")
 
-    def _differentiate(self, hidden: Tensor, mask: Tensor | None, adapters: Adapters, prefix: Prefix | None) -> Tensor:
-        return differentiate(
-            self._connected(),
-            hidden,
-            mask,
-            adapters if prefix is None else prefix.joined(adapters),
-            training=self.training,
-            max_positions=self._max_positions,
-        )
+    def _tell_backbone(
+        self,
+        *,
+        input_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None,
+        past_key_values: Cache | None,
+        use_cache: bool | None,
+        keep: int = 0,
+    ) -> dict[str, Any]:
+        """The same arguments as the library's code takes them, with what to do for the blocks; `keep`: how many of the
+        last columns are wanted, 0 for all. Raises UsageError."""
+        inputs = input_ids if input_ids is not None else inputs_embeds
+        if inputs is None:
+            raise UsageError("forward takes input_ids or inputs_embeds")
+        batch, columns = inputs.shape[:2]
+        prefix = Prefix.of(past_key_values)
+        if prefix is not None:
+            past_key_values, attention_mask = None, prefix.mask(attention_mask, columns)
+        given = self._own(past_key_values)
+        cache = given if given is not None else self.new_cache(batch * columns)
+        mask, positions = cache.next_columns(attention_mask, batch, columns)
+        if prefix is None:
+            _check_positions(position_ids, positions, mask)
+        else:
+            positions = positions + prefix.length
+        goes_on = given is not None or bool(use_cache)
+        return {
+            "input_ids": input_ids,
+            "inputs_embeds": inputs_embeds,
+            "position_ids": positions.to(inputs.device),
+            "past_key_values": cache if goes_on else None,
+            "use_cache": goes_on,
+            "remote": _Step(cache, input_ids, mask, min(keep or columns, columns), self, goes_on, prefix),
+        }
 
     def _refuse_what_is_remote(self, kwargs: dict[str, Any]) -> None:
         self._connected()
@@ -420,7 +432,8 @@ class _Step(Remote):
     prefix: Prefix | None
 
     def through(self, hidden: Tensor) -> Tensor:
-        return self.cache.advance(hidden, self.tokens, self.mask, self.keep)
+        with nullcontext() if self.goes_on else self.cache:
+            return self.cache.advance(hidden, self.tokens, self.mask, self.keep)
 
     def differentiate(self, hidden: Tensor, adapters: Adapters) -> Tensor:
         if self.goes_on:
@@ -428,27 +441,15 @@ class _Step(Remote):
                 "peers keep nothing of a pass with gradients or adapters: leave past_key_values out and give "
                 "use_cache=False; without adapters, torch.no_grad() does too"
             )
-        output = self.model._differentiate(hidden, self.mask, adapters, self.prefix)
+        output = differentiate(
+            self.model._connected(),
+            hidden,
+            self.mask,
+            adapters if self.prefix is None else self.prefix.joined(adapters),
+            training=self.model.training,
+            max_positions=self.model._max_positions,
+        )
         return output[:, output.shape[1] - self.keep :]
-
-
-@dataclass(frozen=True, slots=True)
-class _Whole(Remote):
-    """All columns of a batch at once, of which nothing is kept."""
-
-    model: SwarmModelForCausalLM
-    tokens: Tensor | None
-    mask: Tensor | None
-    prefix: Prefix | None
-
-    def through(self, hidden: Tensor) -> Tensor:
-        batch, columns = hidden.shape[:2]
-        with self.model.new_cache(batch * columns) as cache:
-            cache.next_columns(None if self.mask is None else self.mask.long(), batch, columns)
-            return cache.advance(hidden, self.tokens, self.mask, columns)
-
-    def differentiate(self, hidden: Tensor, adapters: Adapters) -> Tensor:
-        return self.model._differentiate(hidden, self.mask, adapters, self.prefix)
 
 
 @dataclass(frozen=True, slots=True)
@@ -462,32 +463,20 @@ class _Packed(Remote):
 
 
 def _as_backbone(
-    own: "weakref.ref[SwarmModelForCausalLM]", backbone: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    owner: "weakref.ref[SwarmModelForCausalLM]", backbone: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     """Before the library's model without its head runs: where it was called by itself, as trainers with a loss of their
     own do, it is told what to do for its blocks. Raises UsageError."""
-    model = own()
+    model = owner()
     if model is None or kwargs.get("remote") is not None:
         return None
-    given = inspect.signature(backbone.forward).bind_partial(*args, **kwargs).arguments
-    given = {name: value for name, value in given.items() if name != "kwargs"} | given.get("kwargs", {})
-    tokens, mask = given.get("input_ids"), given.get("attention_mask")
-    inputs = tokens if tokens is not None else given.get("inputs_embeds")
-    if inputs is None:
-        raise UsageError("forward takes input_ids or inputs_embeds")
+    given = {**dict(zip(inspect.signature(backbone.forward).parameters, args, strict=False)), **kwargs}
     model._refuse_what_is_remote(given)
-    batch, columns = inputs.shape[:2]
-    prefix = Prefix.of(given.pop("past_key_values", None))
-    mask = mask if prefix is None else prefix.mask(mask, columns)
-    with model.new_cache() as cache:
-        real, positions = cache.next_columns(mask, batch, columns)
-    if prefix is None:
-        _check_positions(given.get("position_ids"), positions, real)
-    else:
-        positions = positions + prefix.length
-    remote = _Whole(model, tokens, real, prefix)
-    own_part = {"position_ids": positions.to(inputs.device), "use_cache": False, "remote": remote}
-    return (), {**given, "attention_mask": None, **own_part}
+    told = model._tell_backbone(**{name: given.pop(name, None) for name in _COLUMNS})
+    return (), {**given, **told}
+
+
+_COLUMNS = ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "past_key_values", "use_cache")
 
 
 def _check_positions(given: Tensor | None, positions: Tensor, mask: Tensor | None) -> None:
@@ -495,7 +484,11 @@ def _check_positions(given: Tensor | None, positions: Tensor, mask: Tensor | Non
         return
     expected = given.to("cpu").expand_as(positions)
     same = expected == positions if mask is None else (expected == positions)[mask]
-    if not bool(same.all()):
+    if bool(same.all()):
+        return
+    if mask is None and bool((expected[:, 1:] == 0).any()):
         raise UsageError(
-            "position_ids must count each row's real tokens from 0: leave them out, or pass an attention_mask"
+            "position_ids begin again within a row, as where several texts are packed into one: peers take one text a "
+            "row, so give packing=False and padding_free=False"
         )
+    raise UsageError("position_ids must count each row's real tokens from 0: leave them out, or pass an attention_mask")

@@ -74,6 +74,17 @@ def test_only_wanted_positions_travel_back(model: SwarmModelForCausalLM, connect
     assert [want for _, want in connection.sent] == [30, 4, 30]
 
 
+@all_families
+def test_the_part_below_the_head_may_be_called_by_itself(
+    model: SwarmModelForCausalLM, local: PreTrainedModel, connection: LocalConnection
+) -> None:
+    mask = (RIGHT != 0).long()
+    with torch.no_grad():
+        ours, theirs = (each.base_model(RIGHT, mask).last_hidden_state for each in (model, local))
+    assert_close(ours[mask.bool()], theirs[mask.bool()])
+    assert connection.open_sessions == 0
+
+
 def test_inputs_may_be_embeddings(model: SwarmModelForCausalLM) -> None:
     assert_close(model(inputs_embeds=model.get_input_embeddings()(IDS)).logits, model(IDS).logits)
 

@@ -1,6 +1,7 @@
 """Rows of texts, questions and chats: what is learned from, and what is wrong with a file."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,14 @@ def test_files_that_cannot_be_read_are_named(name: str, words: str, tmp_path: Pa
     (tmp_path / "rows.csv").write_text("a,b")
     with pytest.raises(UsageError, match=words):
         read_rows(str(tmp_path / name), tokenizer, length=32, truncate=False)
+
+
+def test_without_the_library_that_reads_the_hubs_datasets_it_is_named(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)  # an import of it fails as where it is not installed
+    with pytest.raises(UsageError, match="install the Python package datasets"):
+        read_rows("somebody/rows", tokenizer, length=32, truncate=False)
 
 
 def test_padding_and_what_does_not_count_have_no_label() -> None:
