@@ -226,7 +226,7 @@ class Forward:
 @dataclass(frozen=True, slots=True)
 class Backward:
     """`body`: the gradient of the outputs `[tokens, hidden]`, after the inputs `[tokens, hidden]` where they are
-    `given`."""
+    `given`. `wanted`: the gradient of the inputs is; without it nobody learns before this hop."""
 
     kind: ClassVar[str] = "backward"
     session: SessionId
@@ -234,16 +234,21 @@ class Backward:
     given: bool
     codec: str
     body: bytes | memoryview
+    wanted: bool = True
 
     def pack(self) -> bytes:
         header = {"kind": self.kind, "session": self.session, "given": self.given, "codec": self.codec}
-        return encode({**header, **self.batch.header()}, self.body)
+        return encode({**header, "wanted": self.wanted, **self.batch.header()}, self.body)
 
     @classmethod
     def parse(cls, frame: Frame) -> Self:
         header = frame.header
         batch = MicroBatch.parse(frame)
-        return cls(fields.session_of(header), batch, header.get("given") is True, fields.codec_of(header), frame.body)
+        wanted = header.get("wanted", True)
+        if not isinstance(wanted, bool):
+            raise WireError("whether a gradient is wanted is true or false")
+        given, codec = header.get("given") is True, fields.codec_of(header)
+        return cls(fields.session_of(header), batch, given, codec, frame.body, wanted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,8 +275,9 @@ class Passed:
 
 @dataclass(frozen=True, slots=True)
 class Gradients:
-    """One of several: the first brings the gradient of the inputs `[tokens, hidden]`, each further one those of the
-    tensors of one block's adapter, in its order and dtypes. The last has `more` = False."""
+    """One of several: the first brings the gradient of the inputs `[tokens, hidden]`, or nothing where that is not
+    wanted, each further one those of the tensors of one block's adapter, in its order and dtypes. The last has `more`
+    = False."""
 
     kind: ClassVar[str] = "gradients"
     session: SessionId

@@ -17,9 +17,10 @@ from swarm.errors import Busy, HopError, MissingBlocks, NetworkError, Unreachabl
 from swarm.ids import PeerId, Span
 from swarm.training import MicroBatch
 
-__all__ = ["Leg", "TrainingChains", "total"]
+__all__ = ["INPUTS", "Leg", "TrainingChains", "total"]
 
 REFUSED_SECONDS = 120.0  # for which a peer that takes no training is left alone
+INPUTS = -1  # as if it were a block: what goes into the first one learns
 LOST_STEPS = 64  # hops that may be lost in one pass of one micro-batch
 
 
@@ -33,7 +34,8 @@ class Leg:
 
 
 class TrainingChains:
-    """On the client's loop; any number of micro-batches at once."""
+    """On the client's loop; any number of micro-batches at once. `first`: the first block that has an adapter, or
+    INPUTS; hops before it take no part in going backward."""
 
     def __init__(self, client: Client, *, patience: float) -> None:
         self._client = client
@@ -43,28 +45,32 @@ class TrainingChains:
         self._load: Counter[PeerId] = Counter()  # tokens under way
 
     async def forward(
-        self, batch: MicroBatch, hidden: Tensor, adapters: Mapping[int, PackedAdapter], *, keep: bool
+        self, batch: MicroBatch, hidden: Tensor, adapters: Mapping[int, PackedAdapter], *, first: int | None
     ) -> tuple[list[Leg], Tensor]:
-        """`hidden` `[T, width]` through all blocks: the legs it took, and what left the last. Raises MissingBlocks when
-        patience runs out, or HopError when peers refuse what was sent."""
-        return await self._through(Span(0, self._client.model.num_blocks), batch, hidden, adapters, keep=keep)
+        """`hidden` `[T, width]` through all blocks: the legs it took, and what left the last; `first` None: there is no
+        way back. Raises MissingBlocks when patience runs out, or HopError when peers refuse what was sent."""
+        return await self._through(Span(0, self._client.model.num_blocks), batch, hidden, adapters, first)
 
     async def backward(
-        self, legs: Sequence[Leg], gradient: Tensor, adapters: Mapping[int, PackedAdapter]
-    ) -> tuple[Tensor, dict[int, list[Tensor]]]:
-        """The gradient of what `forward` was given, and of the adapters' tensors by block."""
+        self, legs: Sequence[Leg], gradient: Tensor, adapters: Mapping[int, PackedAdapter], *, first: int
+    ) -> tuple[Tensor | None, dict[int, list[Tensor]]]:
+        """The gradient of what `forward` was given, where that learns, and of the adapters' tensors by block."""
         found: dict[int, list[Tensor]] = {}
         todo = list(legs)
+        back: Tensor | None = gradient
         for _ in range(LOST_STEPS):
-            if not todo:
-                return gradient, found
+            if not todo or back is None:
+                return back, found
             leg = todo.pop()
+            span = leg.hop.hop.span
             try:
                 with self._under_way(leg.hop.hop.peer, leg.batch.tokens):
-                    gradient, more = await leg.hop.backward(leg.batch, gradient, leg.inputs, adapters)
+                    back, more = await leg.hop.backward(
+                        leg.batch, back, leg.inputs, adapters, wanted=first < span.start
+                    )
                 found |= more
             except HopLost:
-                again, _ = await self._through(leg.hop.hop.span, leg.batch, leg.inputs, adapters, keep=True)
+                again, _ = await self._through(span, leg.batch, leg.inputs, adapters, first)
                 todo.extend(again)
         raise NetworkError(f"peers were lost {LOST_STEPS} times on one way back: too restless a swarm to train in")
 
@@ -79,7 +85,7 @@ class TrainingChains:
     # --- inside -------------------------------------------------------------------------------------------------------
 
     async def _through(
-        self, span: Span, batch: MicroBatch, hidden: Tensor, adapters: Mapping[int, PackedAdapter], *, keep: bool
+        self, span: Span, batch: MicroBatch, hidden: Tensor, adapters: Mapping[int, PackedAdapter], first: int | None
     ) -> tuple[list[Leg], Tensor]:
         legs: list[Leg] = []
         at = span.start
@@ -88,6 +94,7 @@ class TrainingChains:
                 return legs, hidden
             hop = await self._hop_from(Span(at, span.end))
             own = replace(batch, id=hop.new_id())
+            keep = first is not None and first < hop.hop.span.end
             try:
                 with self._under_way(hop.hop.peer, batch.tokens):
                     output = await hop.forward(own, hidden, adapters, keep=keep)

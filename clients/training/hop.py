@@ -123,18 +123,24 @@ class TrainingHop:
         raise self._gives_up("it says again and again that it lacks what it was sent")
 
     async def backward(
-        self, batch: MicroBatch, gradient: Tensor, inputs: Tensor, adapters: Mapping[int, PackedAdapter]
-    ) -> tuple[Tensor, dict[int, list[Tensor]]]:
-        """The gradient of the inputs `[T, width]`, and of the adapters' tensors by block."""
+        self,
+        batch: MicroBatch,
+        gradient: Tensor,
+        inputs: Tensor,
+        adapters: Mapping[int, PackedAdapter],
+        *,
+        wanted: bool,
+    ) -> tuple[Tensor | None, dict[int, list[Tensor]]]:
+        """The gradient of the inputs `[T, width]`, where it is `wanted`, and of the adapters' tensors by block."""
         codec = self._client.codec
         raw = encode(gradient, codec)
-        frame = Backward(self._session, batch, False, codec, raw)
+        frame = Backward(self._session, batch, False, codec, raw, wanted)
         async with _Asking(self, batch.id) as queue:
             self._post(frame, adapters)
             for _ in range(TRIES):
                 answer = await self._next(queue)
                 if isinstance(answer, Gradients):
-                    return await self._collect(batch, answer, queue, adapters)
+                    return await self._collect(batch, answer, queue, adapters, wanted=wanted)
                 if isinstance(answer, Missing) and not answer.adapters:
                     frame = replace(frame, given=True, body=b"".join((encode(inputs, codec), raw)))
                 self._resend(frame, answer, adapters)
@@ -159,8 +165,12 @@ class TrainingHop:
         first: Gradients,
         queue: "asyncio.Queue[Answer]",
         adapters: Mapping[int, PackedAdapter],
-    ) -> tuple[Tensor, dict[int, list[Tensor]]]:
-        gradient = self._read(first.codec, first.body, batch.tokens)
+        *,
+        wanted: bool,
+    ) -> tuple[Tensor | None, dict[int, list[Tensor]]]:
+        # a hop of an earlier version sends the gradient whether or not it is wanted
+        unsent = not wanted and not len(first.body)
+        gradient = None if unsent else self._read(first.codec, first.body, batch.tokens)
         found: dict[int, list[Tensor]] = {}
         answer: Answer = first
         while isinstance(answer, Gradients) and answer.more:
@@ -171,7 +181,7 @@ class TrainingHop:
             self._add(batch, answer.seconds)
         if found.keys() != {block for block, _ in batch.adapters if block in self.hop.span}:
             raise self._gives_up("it sent gradients of other adapters than it was given")
-        return gradient, found
+        return gradient if wanted else None, found
 
     def _add(self, batch: MicroBatch, seconds: float) -> None:
         self._cost.tokens += batch.tokens

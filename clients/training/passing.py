@@ -10,7 +10,7 @@ from torch import Tensor
 
 from clients.cache import Opener
 from clients.training.adapters import Adapters, PackedAdapter
-from clients.training.chains import Leg, total
+from clients.training.chains import INPUTS, Leg, total
 from swarm.errors import UsageError
 from swarm.training import MAX_SEQUENCES, MicroBatch
 
@@ -29,7 +29,7 @@ class _Pass:
     adapters: Adapters
     packed: Mapping[int, PackedAdapter]
     seed: int | None
-    keep: bool
+    first: int | None  # as TrainingChains has it
     micro: list[MicroBatch] = field(default_factory=list)
     legs: list[list[Leg]] = field(default_factory=list)
 
@@ -45,23 +45,26 @@ class _Pass:
         parts = torch.split(flat, [batch.tokens for batch in self.micro])
         async with asyncio.TaskGroup() as tasks:
             running = [
-                tasks.create_task(chains.forward(batch, part, self.packed, keep=self.keep))
+                tasks.create_task(chains.forward(batch, part, self.packed, first=self.first))
                 for batch, part in zip(self.micro, parts, strict=True)
             ]
         results = [task.result() for task in running]
         self.legs = [legs for legs, _ in results]
         return torch.cat([output for _, output in results])
 
-    async def backward(self, gradient: Tensor) -> tuple[Tensor, dict[int, list[Tensor]]]:
+    async def backward(self, gradient: Tensor) -> tuple[Tensor | None, dict[int, list[Tensor]]]:
+        """The gradient of what `forward` was given, where that learns, and of the adapters' tensors by block."""
+        assert self.first is not None  # for autograd has a way back
         chains = await self.connection.training()
         parts = torch.split(gradient, [batch.tokens for batch in self.micro])
         async with asyncio.TaskGroup() as tasks:
             running = [
-                tasks.create_task(chains.backward(legs, part, self.packed))
+                tasks.create_task(chains.backward(legs, part, self.packed, first=self.first))
                 for legs, part in zip(self.legs, parts, strict=True)
             ]
         results = [task.result() for task in running]
-        return torch.cat([inputs for inputs, _ in results]), total(*(found for _, found in results))
+        inputs = [own for own, _ in results if own is not None]
+        return torch.cat(inputs) if inputs else None, total(*(found for _, found in results))
 
 
 class _Through(torch.autograd.Function):
@@ -77,7 +80,7 @@ class _Through(torch.autograd.Function):
         _check_finite(gradients[0], "the gradient that the loss sends back")
         inputs, found = _wait(run.connection, run.backward(gradients[0].detach().cpu()))
         own = [tensor for block in run.adapters.blocks for tensor in found[block]]
-        return (None, None, inputs.to(gradients[0]), *own)
+        return (None, None, None if inputs is None else inputs.to(gradients[0]), *own)
 
 
 def differentiate(
@@ -100,15 +103,21 @@ def differentiate(
         raise UsageError(
             f"a sequence of {longest} tokens is longer than this model's context of {max_positions}: cut it"
         )
-    learns = torch.is_grad_enabled() and (hidden.requires_grad or adapters.learn)
     seed = int(torch.randint(0, 1 << 62, (1,))) if training else None
-    run = _Pass(connection, adapters, adapters.pack(), seed, keep=learns)
+    run = _Pass(connection, adapters, adapters.pack(), seed, _first_learner(hidden, adapters))
     flat = _Through.apply(  # type: ignore[no-untyped-call]
         run, lengths, hidden[real], *adapters.parameters
     )
     output = torch.zeros_like(hidden)
     result: Tensor = output.masked_scatter(real[..., None], flat)
     return result
+
+
+def _first_learner(hidden: Tensor, adapters: Adapters) -> int | None:
+    """Where the way back ends: at the inputs, or at a block. None: there is none."""
+    if not torch.is_grad_enabled() or not (hidden.requires_grad or adapters.learn):
+        return None
+    return INPUTS if hidden.requires_grad else min(adapters.blocks)
 
 
 def _check_finite(values: Tensor, what: str) -> None:

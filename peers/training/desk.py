@@ -251,7 +251,7 @@ class TrainingDesk:
         parts = self._hidden(message.batch, message.codec, message.body, 2 if message.given else 1)
         if known is None:
             known = self._run(session, message.batch, parts[0], keep=True)
-        self._answer(session, message.batch, known, parts[-1], began)
+        self._answer(session, message, known, parts[-1], began)
 
     def _run(self, session: _Session, batch: MicroBatch, hidden: Tensor, *, keep: bool) -> Pass:
         assert self._trainee is not None  # since a session is open
@@ -263,15 +263,16 @@ class TrainingDesk:
         self.tokens_done += batch.tokens
         return done
 
-    def _answer(self, session: _Session, batch: MicroBatch, done: Pass, gradient: Tensor, began: float) -> None:
-        """The gradient of the inputs, then one frame for each block that has an adapter."""
-        gradients = done.backward(gradient.to(done.output.device))
-        bodies: list[tuple[int | None, bytes | memoryview]] = [(None, encode(gradients[0], session.codec))]
-        rest = iter(gradients[1:])
+    def _answer(self, session: _Session, asked: Backward, done: Pass, gradient: Tensor, began: float) -> None:
+        """The gradient of the inputs or nothing, then one frame for each block that has an adapter."""
+        inputs, others = done.backward(gradient.to(done.output.device), wanted=asked.wanted)
+        first = b"" if inputs is None else encode(inputs, session.codec)
+        bodies: list[tuple[int | None, bytes | memoryview]] = [(None, first)]
+        rest = iter(others)
         bodies += [(block, b"".join(raw_bytes(next(rest)) for _ in range(count))) for block, count in done.tuned]
         for index, (name, body) in enumerate(bodies):
             frame = Gradients(
-                session.id, batch.id, name, index + 1 < len(bodies), session.codec, body, self._clock() - began
+                session.id, asked.batch.id, name, index + 1 < len(bodies), session.codec, body, self._clock() - began
             )
             self._outgoing.append((session.owner, frame.pack()))
 

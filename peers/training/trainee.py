@@ -35,11 +35,16 @@ class Pass:
     output: Tensor  # [T, hidden]
     kept: int
 
-    def backward(self, gradient: Tensor) -> tuple[Tensor, ...]:
-        """Gradients of the leaves, given that of the output `[T, hidden]`. Once: what was held is let go."""
-        found = torch.autograd.grad(self.output, self.leaves, gradient.to(self.output.dtype), allow_unused=True)
-        pairs = zip(found, self.leaves, strict=True)
-        return tuple(torch.zeros_like(leaf) if grad is None else grad for grad, leaf in pairs)
+    def backward(self, gradient: Tensor, *, wanted: bool = True) -> tuple[Tensor | None, tuple[Tensor, ...]]:
+        """Gradients of the inputs, where they are `wanted`, and of the other leaves, given that of the output `[T,
+        hidden]`. Once: what was held is let go."""
+        leaves = self.leaves if wanted else self.leaves[1:]
+        if not leaves:
+            return None, ()
+        found = torch.autograd.grad(self.output, leaves, gradient.to(self.output.dtype), allow_unused=True)
+        pairs = zip(found, leaves, strict=True)
+        whole = tuple(torch.zeros_like(leaf) if grad is None else grad for grad, leaf in pairs)
+        return (whole[0], whole[1:]) if wanted else (None, whole)
 
 
 @dataclass(slots=True)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ PROMPT = torch.tensor([5, 9, 17, 33, 2, 64, 101, 7])
 LIAR = PeerId("liar")
 SPANS = {"first": Span(0, 1), "middle": Span(1, 3), "last": Span(3, 4)}
 
-Lie = Callable[[Step | Out, int], Message]
+Lie = Callable[[Any, int], Message]
 
 
 def not_a_number(message: Step | Out, hidden: int) -> Message:
@@ -48,8 +49,11 @@ def wrong_positions(message: Step | Out, hidden: int) -> Message:
 class LyingLink(ExecutorLink):
     """What an honest engine says, changed on the way out once the lie begins."""
 
-    def __init__(self, link: ExecutorLink, lie: Lie, hidden: int) -> None:
+    def __init__(
+        self, link: ExecutorLink, lie: Lie, hidden: int, about: tuple[type[Message], ...] = (Step, Out)
+    ) -> None:
         self.link = link
+        self.about = about
         self.lie = lie
         self.hidden = hidden
         self.lying = False
@@ -63,7 +67,7 @@ class LyingLink(ExecutorLink):
     async def receive(self) -> tuple[PeerId, bytes]:
         peer, frame = await self.link.receive()
         message = parse(frame)
-        if self.lying and isinstance(message, Step | Out):
+        if self.lying and isinstance(message, self.about):
             frame = self.lie(message, self.hidden).pack()
         return peer, frame
 
@@ -81,11 +85,16 @@ class LyingLink(ExecutorLink):
 async def add_liar(swarm: MemorySwarm, blocks: Span, lie: Lie) -> LyingLink:
     """A member of the swarm whose node is given a lying link in place of its own."""
     await swarm.add(LIAR, blocks)
-    member = swarm.members[LIAR]
+    return await turn_liar(swarm, LIAR, lie, (Step, Out))
+
+
+async def turn_liar(swarm: MemorySwarm, name: str, lie: Lie, about: tuple[type[Message], ...]) -> LyingLink:
+    """The same with a member to whom nobody has spoken yet."""
+    member = swarm.members[name]
     member.task.cancel()
     with suppress(asyncio.CancelledError):
         await member.task
-    link = LyingLink(member.link, lie, swarm.checkpoint.hidden_size)
+    link = LyingLink(member.link, lie, swarm.checkpoint.hidden_size, about)
     node = PeerNode(member.transport, link)
     await node.start()
 

@@ -1,6 +1,7 @@
 """Gradients through a swarm are those of the same model in one process, whoever is lost on the way."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,12 +15,16 @@ from peft import (
     PromptTuningConfig,
     get_peft_model,
 )
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from clients.model import SwarmModelForCausalLM
 from swarm.errors import MissingBlocks, UsageError
+from swarm.ids import PeerId
+from swarm.training import Gradients
 from tests.clients.test_engines import Swarm
-from tests.clients.training.adapted import LABELS, TOKENS, adapted, furthest, gradients, learning, loss_of
+from tests.clients.test_hostile_hops import turn_liar
+from tests.clients.training.adapted import LABELS, MASK, TOKENS, adapted, furthest, gradients, learning, loss_of
 
 LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
 CONFIGS = {
@@ -68,6 +73,51 @@ def test_hops_lost_between_the_passes_leave_gradients_the_same(
         swarm.connection.call(swarm.memory.kill(name))
     loss.backward()
     assert furthest(gradients(there), gradients(here)) < 1e-5
+
+
+def sent_back_by(names: tuple[str, ...], swarm: Swarm, loss: Tensor) -> int:
+    """Bytes that these peers send to the client on the way back."""
+    sent, client = swarm.memory.network.bytes, PeerId("client")
+    before = sum(sent[PeerId(name), client] for name in names)
+    loss.backward()
+    return sum(sent[PeerId(name), client] for name in names) - before
+
+
+@pytest.mark.parametrize(("kind", "inputs"), [("lora", False), ("prompt", True)])
+def test_the_first_hop_sends_gradients_of_inputs_only_where_they_learn(
+    kind: str, inputs: bool, swarm: Swarm, model: SwarmModelForCausalLM
+) -> None:
+    of_inputs = int(MASK.sum()) * model.config.hidden_size * 4
+    down = sent_back_by(("peer0", "spare0"), swarm, loss_of(adapted(model, CONFIGS[kind])))
+    assert (down > of_inputs) == inputs
+
+
+def test_hops_before_the_first_adapter_have_no_part_in_going_back(swarm: Swarm, model: SwarmModelForCausalLM) -> None:
+    loss = loss_of(adapted(model, CONFIGS["lora of some blocks"]))
+    assert sent_back_by(("peer0", "spare0"), swarm, loss) == 0
+
+
+class OnceWith:
+    """The body of the first gradient that anybody sends."""
+
+    def __init__(self, body: bytes) -> None:
+        self.body: bytes | None = body
+
+    def __call__(self, message: Gradients, _: int) -> Gradients:
+        body, self.body = self.body, None
+        return message if body is None else replace(message, body=body)
+
+
+@pytest.mark.parametrize(("start", "body"), [(0, b"1234"), (3, b"")], ids=["unwanted", "wanted"])
+def test_a_hop_whose_gradient_of_inputs_has_a_wrong_size_is_replaced(
+    start: int, body: bytes, swarm: Swarm, model: SwarmModelForCausalLM, local: PreTrainedModel
+) -> None:
+    lie = OnceWith(body)
+    for name in (f"peer{start}", f"spare{start}"):
+        link = swarm.connection.call(turn_liar(swarm.memory, name, lie, (Gradients,)))
+        link.lying = True
+    check_equal(LORA, model, local)
+    assert lie.body is None
 
 
 def test_blocks_that_nobody_serves_any_more_are_named(swarm: Swarm, model: SwarmModelForCausalLM) -> None:

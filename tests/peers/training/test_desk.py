@@ -1,6 +1,7 @@
 """A peer's desk for fine-tuning: what it answers, what it keeps, whom it turns away."""
 
 import secrets
+from dataclasses import replace
 
 import pytest
 import torch
@@ -147,6 +148,32 @@ def test_gradients_of_an_adapter_come_in_its_order_and_size(desk: Desk) -> None:
     assert isinstance(block, Gradients)
     assert (inputs.block, inputs.more, block.block, block.more) == (None, True, 1, False)
     assert len(block.body) == len(adapter.body)
+
+
+def test_the_gradient_of_inputs_is_left_out_where_nobody_wants_it(desk: Desk) -> None:
+    session, adapter = desk.open(), low_rank(desk)
+    batch = MicroBatch(1, LENGTHS, ((1, adapter.key),))
+    ones = encode(torch.ones(sum(LENGTHS), desk.width), "fp32")
+    answers = []
+    for wanted in (True, False):
+        use(desk, session, adapter)
+        answers.append(desk.tell(Backward(session, batch, False, "fp32", ones, wanted)))
+    (inputs, block), (nothing, same) = answers
+    assert isinstance(inputs, Gradients)
+    assert isinstance(nothing, Gradients)
+    assert (len(inputs.body), len(nothing.body)) == (len(ones), 0)
+    assert isinstance(block, Gradients)
+    assert isinstance(same, Gradients)
+    assert block.body == same.body
+
+
+def test_a_way_back_that_changes_nothing_is_answered_with_nothing(desk: Desk) -> None:
+    session = desk.open()
+    desk.tell(forward(session, desk.hidden()))
+    ask = backward(session, torch.ones(sum(LENGTHS), desk.width))
+    (nothing,) = desk.tell(replace(ask, wanted=False))
+    assert isinstance(nothing, Gradients)
+    assert (len(nothing.body), nothing.more, desk.desk.kept_bytes) == (0, False, 0)
 
 
 @pytest.mark.parametrize(
