@@ -24,16 +24,12 @@ from swarm.record import PeerRecord, PeerState
 __all__ = ["MIN_GAIN", "Move", "Plan", "plan_moves", "reconsider"]
 
 MIN_GAIN = 0.05  # of the weakest block's throughput: a move costs its peer's sessions a new chain, and a load from disk
-STEEPNESS = (
-    8.0,
-    32.0,
-    16.0,
-)  # how much more a weak block counts; the flatter one finds room, the steeper one fills gaps
+STEEPNESS = (8.0, 32.0, 16.0)  # how much more weak blocks count: flat finds room for many, steep fills gaps
 BETTER = 1.02  # a span is worth this many times another's need before a peer changes to it
 SLACK = 0.99  # of what the plan gains: moves without which this much remains are not made
 PASSES = 4  # over all peers, each of which takes what is best for it as the others stand
 SEARCHES = 120  # for moves of ten peers or fewer, less with more: a small swarm is a puzzle, a large one is not
-FEWEST = 2
+FEWEST = 2  # searches however many peers there are; in these the strongest peers go first
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,9 +170,10 @@ def test_peer_stays_where_nothing_is_to_gain() -> None:
 
 
 def test_gain_below_the_threshold_moves_nobody() -> None:
-    seen = view(8, crowd(11, Span(0, 4)) + crowd(9, Span(4, 8)))
-    assert plan_moves(seen).gain == pytest.approx(1 / 9)
-    assert plan_moves(seen, min_gain=0.12).moves == ()
+    small = record("small", 0, 4, num_blocks=8, throughput=2.0)
+    seen = view(8, [*crowd(3, Span(0, 4)), *crowd(2, Span(4, 8)), small])
+    assert plan_moves(seen, min_gain=0.09).gain == pytest.approx(0.1)
+    assert plan_moves(seen, min_gain=0.11).moves == ()
 
 
 def test_peer_that_is_on_its_way_counts_where_it_goes() -> None:
