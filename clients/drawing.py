@@ -74,6 +74,7 @@ def _peer(row: PeerRow) -> dict[str, Any]:
         "peer_id": row.peer,
         "public_name": row.name,
         "addresses": list(row.addresses),
+        "relayed": row.relayed,
         "state": str(row.state),
         "blocks": [row.span.start, row.span.end],
         "throughput": row.throughput,
@@ -144,6 +145,7 @@ def _details(row: PeerRow) -> Text:
         plain(row.precision, 16),
         f"version {plain(row.version, 16)}",
         f"{row.age:.0f} s old",
+        *(["relayed"] if row.relayed else []),
     )
     return Text(" · ".join(figures) + "\n" + plain(row.reason, 200), "bright_black")
 

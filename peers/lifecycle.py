@@ -24,6 +24,7 @@ from peers.ready import is_loopback
 from peers.restarts import RestartPolicy, Restarts
 from routing.placement import Placement
 from swarm.directory import Directory
+from swarm.entrance import is_relayed
 from swarm.errors import SwarmError
 from swarm.ids import Digest, Span
 from swarm.messages import Contact
@@ -102,6 +103,7 @@ class Patience:
     settle: float = 0.5
     grace: float = 5.0
     glance: float = 0.1  # between looks at whether sessions are left
+    moves: float = 10.0  # between looks at where others reach us
     timing: Timing = field(default_factory=Timing)
     restarts: RestartPolicy = field(default_factory=RestartPolicy)
 
@@ -188,7 +190,7 @@ class Lifecycle:
 
     async def _contact(self) -> Contact:
         """Where we are, those addresses first that are worth trying from elsewhere; a record has room for so many."""
-        addresses = sorted(await self._transport.addresses(), key=is_loopback)
+        addresses = sorted(await self._transport.addresses(), key=lambda one: (is_loopback(one), not is_relayed([one])))
         return Contact(self._transport.peer_id, tuple(addresses[:MOST_ADDRESSES]))
 
     def _load(self) -> Load:
@@ -199,6 +201,7 @@ class Lifecycle:
     async def _serve(self, executor: Executor, announcer: Announcer, placement: Placement) -> None:
         node = PeerNode(self._transport, executor.link, self._limits)
         keeping = asyncio.create_task(self._keep_serving(node, executor, announcer), name="serving")
+        moving = asyncio.create_task(self._follow_moves(announcer), name="addresses")
         try:
             await node.start()
             await self._come_online(executor, announcer)
@@ -209,6 +212,7 @@ class Lifecycle:
             await self._leave(node, announcer, keeping)
             raise
         finally:
+            moving.cancel()
             keeping.cancel()
             with suppress(asyncio.CancelledError, SwarmError):  # what it raised by itself has been raised above
                 await keeping
@@ -223,6 +227,16 @@ class Lifecycle:
             prefill=executor.pace.prefill,
         )
         await announcer.announced()
+
+    async def _follow_moves(self, announcer: Announcer) -> None:
+        """Announces other addresses when they change: a relay has left, the machine is in another network."""
+        while True:
+            await asyncio.sleep(self._patience.moves)
+            with suppress(SwarmError):  # who does not answer now may do so next time
+                contact = await self._contact()
+                if contact != announcer.record.contact:
+                    _log.info("others reach this peer at other addresses now: %s", ", ".join(contact.addresses))
+                    announcer.change(contact=contact)
 
     async def _keep_serving(self, node: PeerNode, executor: Executor, announcer: Announcer) -> None:
         """Starts the executor again each time it is lost. Raises SwarmError when that happens too often."""

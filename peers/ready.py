@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from peers.executor_settings import Streaming
+from swarm.entrance import is_relayed
 from swarm.ids import PeerId, Span
 from swarm.running import Running
 
@@ -44,6 +45,7 @@ class Ready:
         return {
             "peer_id": self.peer_id,
             "addresses": list(self.addresses),
+            "relayed": is_relayed(self.addresses),
             "model": self.model,
             "blocks": [self.blocks.start, self.blocks.end],
             "num_blocks": self.num_blocks,
@@ -68,6 +70,7 @@ class Ready:
             *([f"  {'':<11}{self.precision}: {self.precision_reason}"] if self.precision_reason else []),
             f"  {'KV cache':<11}{self.kv_tokens} tokens",
             *([f"  {'memory':<11}{self.streaming}"] if self.streaming else []),
+            *([f"  {'reached':<11}through relays, since others can't dial it"] if is_relayed(self.addresses) else []),
             *addresses,
             "",
             "Join with another machine:",

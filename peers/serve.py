@@ -68,6 +68,14 @@ def serve(
             help="Tell others this address (IP, IP:PORT or /ip4/…) instead of the local ones; repeatable.",
         ),
     ] = None,
+    reach: Annotated[
+        str,
+        typer.Option(
+            metavar="WAY",
+            help="How others reach this peer: direct, relayed (through other peers, as behind a router that forwards "
+            "no port), or auto, which asks initial peers to dial it.",
+        ),
+    ] = "auto",
     device: Annotated[str, typer.Option(metavar="DEVICE", help=f"{DEVICES}.")] = "auto",
     dtype: Annotated[
         str,
@@ -140,6 +148,7 @@ def serve(
         host=host,
         port=port,
         announce=announced_addresses(announce or (), port),
+        reach=reach,
         device=device,
         precision=parse_precision(dtype),
         quantization=parse_precision(quantization),

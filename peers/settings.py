@@ -8,11 +8,12 @@ from swarm.entrance import HIGHEST_PORT
 from swarm.errors import UsageError
 from swarm.ids import Span
 
-__all__ = ["DEVICES", "PRECISIONS", "QUANTIZATIONS", "ServeSettings", "parse_precision"]
+__all__ = ["DEVICES", "PRECISIONS", "QUANTIZATIONS", "REACHES", "ServeSettings", "parse_precision"]
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 QUANTIZATIONS = ("auto", "none", "bf16", "int8", "int4")
 _LONG_NAMES = {"float32": "fp32", "float": "fp32", "bfloat16": "bf16", "float16": "fp16", "half": "fp16"}
+REACHES = ("auto", "direct", "relayed")
 DEVICES = "auto, cpu, cuda, cuda:N or mps"
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
 _LONGEST_NAME = 64
@@ -30,6 +31,7 @@ class ServeSettings:
     host: str = "0.0.0.0"
     port: int | None = None
     announce: tuple[str, ...] = ()
+    reach: str = "auto"
     device: str = "auto"
     precision: str = "auto"
     quantization: str = "auto"
@@ -61,6 +63,8 @@ class ServeSettings:
             raise UsageError(f"--dtype is one of {', '.join(PRECISIONS)}, not '{self.precision}'")
         if self.quantization not in QUANTIZATIONS:
             raise UsageError(f"--quantization is one of {', '.join(QUANTIZATIONS)}, not '{self.quantization}'")
+        if self.reach not in REACHES:
+            raise UsageError(f"--reach is one of {', '.join(REACHES)}, not '{self.reach}'")
         if not _DEVICE.fullmatch(self.device):
             raise UsageError(f"--device is {DEVICES}, not '{self.device}'")
         if not 0 <= self.training_share <= 1:

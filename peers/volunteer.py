@@ -10,11 +10,12 @@ from pathlib import Path
 
 import torch
 
+from peers.arrival import arrive
 from peers.choosing import Room
 from peers.executor_settings import ExecutorSettings
 from peers.identity_lock import hold_identity
 from peers.lifecycle import Lifecycle, Offer, Patience, Served
-from peers.machine import Device, find_device, physical_cores, pick_port
+from peers.machine import Device, find_device, physical_cores
 from peers.memory_budget import BlockCost, blocks_that_fit, must_stream, readable
 from peers.precision import Precision, choose
 from peers.process_executor import ProcessExecutor
@@ -27,7 +28,6 @@ from peers.watch import View, Watch
 from swarm.checkpoint import Checkpoint, resolve
 from swarm.dtypes import DTYPES
 from swarm.errors import NetworkError, UsageError
-from swarm.identity import Identity
 from swarm.ids import Span
 from swarm.kademlia import KademliaDirectory
 from swarm.libp2p import Libp2pHost
@@ -60,10 +60,16 @@ async def volunteer(settings: ServeSettings, view: View) -> None:
         stack.callback(watch.close)
         _log.info("identity %s from %s", identity.peer_id, path)
         plan = await _plan(settings)
-        host = await _start_host(settings, identity)
+        host = await arrive(settings, identity)
         stack.push_async_callback(host.close)
         _log.info("joining the swarm" if settings.initial_peers else "beginning a new swarm")
-        directory = await KademliaDirectory.start(host, identity, settings.initial_peers, new_swarm=settings.new_swarm)
+        directory = await KademliaDirectory.start(
+            host,
+            identity,
+            settings.initial_peers,
+            client_mode=host.relayed,  # who reads the DHT should not have to go through a relay for it
+            new_swarm=settings.new_swarm,
+        )
         stack.push_async_callback(directory.close)
 
         def on_ready(served: Served) -> None:
@@ -141,17 +147,6 @@ def _block_cost(checkpoint: Checkpoint, dtype: torch.dtype, quantization: str) -
 
 
 # --- its life on the network -----------------------------------------------------------------------------------------
-
-
-async def _start_host(settings: ServeSettings, identity: Identity) -> Libp2pHost:
-    port = pick_port(settings.host, settings.port)
-    return await Libp2pHost.start(
-        identity,
-        host=settings.host,
-        port=port,
-        announce=settings.announce,
-        initial_peers=settings.initial_peers,
-    )
 
 
 def _life(

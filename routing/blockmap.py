@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from routing.placement import block_rates
 from routing.view import View, runs
+from swarm.entrance import is_relayed
 from swarm.ids import Digest, PeerId, Span
 from swarm.record import PeerRecord, PeerState
 
@@ -29,6 +30,7 @@ class PeerRow:
     peer: PeerId
     name: str
     addresses: tuple[str, ...]
+    relayed: bool
     span: Span
     state: PeerState
     throughput: float  # rows per second through the span
@@ -86,6 +88,7 @@ def _peer_row(record: PeerRecord, now: float) -> PeerRow:
         peer=record.peer,
         name=record.public_name,
         addresses=record.contact.addresses,
+        relayed=is_relayed(record.contact.addresses),
         span=record.span,
         state=record.state,
         throughput=record.throughput,

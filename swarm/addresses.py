@@ -4,12 +4,16 @@ import ipaddress
 import re
 import socket
 
+import base58
 from hivemind.utils.multiaddr import Multiaddr
 
 from swarm.errors import NetworkError, UsageError
 from swarm.ids import PeerId
 
-__all__ = ["announced", "check_free", "listen_address", "peer_of"]
+__all__ = ["announced", "check_free", "listen_address", "packed", "peer_of"]
+
+_PEER = re.compile(r"/p2p/([^/]+)")
+_P2P = bytes([0xA5, 0x03])  # the code of /p2p/, as a varint
 
 
 def peer_of(address: str) -> PeerId:
@@ -27,6 +31,19 @@ def _multiaddress(text: str) -> str:
     except ValueError as error:
         hint = "write it as in /ip4/203.0.113.5/tcp/31330/p2p/PEER-ID"
         raise UsageError(f"'{text}' is no multiaddress ({error}); {hint}") from error
+
+
+def packed(address: str) -> bytes:
+    """A multiaddress in binary. hivemind writes peer ids inside of one as the daemon does not read them. Raises
+    ValueError."""
+    found = b""
+    for index, part in enumerate(_PEER.split(address)):
+        if index % 2:
+            peer = base58.b58decode(part)
+            found += _P2P + bytes([len(peer)]) + peer  # no id is as long as 128 bytes, where a varint takes two
+        elif part:
+            found += Multiaddr(part).to_bytes()
+    return found
 
 
 def announced(text: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from swarm.errors import UsageError
 
-__all__ = ["HIGHEST_PORT", "USUAL_PORT", "announced_addresses", "parse_peers"]
+__all__ = ["HIGHEST_PORT", "USUAL_PORT", "announced_addresses", "is_relayed", "parse_peers"]
 
 USUAL_PORT = 31330  # of a serving peer, so that it keeps its address when it is started again
 HIGHEST_PORT = 65535
@@ -32,6 +32,11 @@ def announced_addresses(texts: Iterable[str], port: int | None) -> tuple[str, ..
     UsageError."""
     parts = [part for text in texts for part in text.replace(",", " ").split()]
     return tuple(part if part.startswith("/") else _multiaddress(part, port) for part in parts)
+
+
+def is_relayed(addresses: Iterable[str]) -> bool:
+    """Whether a peer with these addresses is reached through others. What can be dialled asks nobody to relay."""
+    return any("/p2p-circuit/" in address for address in addresses)
 
 
 def _multiaddress(text: str, port: int | None) -> str:

@@ -18,10 +18,9 @@ from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
 from hivemind.p2p.p2p_daemon_bindings.utils import P2PDaemonError, read_pbmsg_safe, write_pbmsg
 from hivemind.proto import p2pd_pb2
 from hivemind.utils.logging import use_hivemind_log_handler
-from hivemind.utils.multiaddr import Multiaddr
 
 from swarm import daemon_launcher
-from swarm.addresses import announced, check_free, listen_address, peer_of
+from swarm.addresses import announced, check_free, listen_address, packed, peer_of
 from swarm.errors import NetworkError, StreamClosed, SwarmError, Unreachable, WireError
 from swarm.identity import Identity
 from swarm.ids import PeerId
@@ -41,7 +40,10 @@ logging.getLogger("hivemind").propagate = False
 
 _CHUNK = 256 << 10  # bytes; larger frames are written in such parts, so that little of them is buffered twice
 _LINGER = 5.0  # seconds that the other side gets to take what was sent before a stream was closed
+_SEEN_TIMEOUT = 5.0  # for the daemon to say whom it is connected to
 _CLOSE_TIMEOUT = 5.0  # seconds that the daemon gets to end when asked to
+# A relay is chosen among those that are given, not searched for, which takes minutes; and streams through it may last.
+_RELAYING = ("-relayDiscovery=0", "-relayTimeLimit=24h")
 _DAEMON_GONE = "the libp2p daemon of this process has ended; start the process again"
 
 
@@ -49,11 +51,23 @@ class Libp2pHost:
     """One peer's presence on libp2p: the daemon, and the transport over it. Made by `start`, ended by `close`."""
 
     def __init__(
-        self, p2p: P2P, scratch: Scratch, peer_id: PeerId, *, client: bool, open_timeout: float, max_streams: int
+        self,
+        p2p: P2P,
+        scratch: Scratch,
+        peer_id: PeerId,
+        *,
+        client: bool,
+        relayed: bool,
+        also: Sequence[str],
+        open_timeout: float,
+        max_streams: int,
     ) -> None:
+        """`relayed`: whether others reach it through relays; `also`: addresses to tell them besides its own."""
         self.p2p = p2p
         self.peer_id = peer_id
         self.client = client
+        self.relayed = relayed
+        self.also = tuple(f"{address}/p2p/{peer_id}" for address in also)
         self._scratch = scratch
         self._daemon_end = asyncio.create_task(p2p._child.wait(), name="p2pd")
         self.transport: Libp2pTransport = Libp2pTransport(self, open_timeout=open_timeout, max_streams=max_streams)
@@ -67,6 +81,8 @@ class Libp2pHost:
         port: int = 0,
         announce: Sequence[str] = (),
         initial_peers: Sequence[str] = (),
+        also: Sequence[str] = (),
+        relays: Sequence[str] = (),
         client: bool = False,
         startup_timeout: float = 20.0,
         open_timeout: float = 5.0,
@@ -74,9 +90,11 @@ class Libp2pHost:
     ) -> Self:
         """Join libp2p as `identity`, listening on `host`:`port` (0: any free one) over TCP; a `client` does not listen.
 
-        `announce`: multiaddresses to tell others instead. `initial_peers`: multiaddresses of whom to connect to first,
-        of which one has to answer. `open_timeout`: seconds for dialling a peer. `max_streams`: streams that others may
-        have open to us at once. Raises UsageError for addresses that are none, NetworkError for what goes wrong."""
+        `announce`: multiaddresses to tell others instead; `also`: to tell them besides. `relays`: multiaddresses of
+        peers through which others reach us, who can't be dialled; without any, we are one that can, and relay for
+        others. `initial_peers`: multiaddresses of whom to connect to first, of which one has to answer.
+        `open_timeout`: seconds for dialling a peer. `max_streams`: streams that others may have open to us at once.
+        Raises UsageError for addresses that are none, NetworkError for what goes wrong."""
         for address in initial_peers:
             peer_of(address)
         listen = listen_address(host, port)
@@ -87,12 +105,16 @@ class Libp2pHost:
             "announce_maddrs": [announced(address) for address in announce] or None,
             "auto_nat": not loopback,
             "check_if_identity_free": False,  # it would start a second daemon, and understands RSA alone
-            "dht_mode": "client" if client else "server",
+            "dht_mode": "client" if client or relays else "server",
+            # what libp2p would find out by itself takes minutes, and streams through whoever is in doubt end at 128 KiB
+            "force_reachability": "private" if relays else None if client else "public",
             "host_maddrs": [] if client else [listen],
             "initial_peers": list(initial_peers),
             "nat_port_map": not (loopback or client),
             "no_listen": client,
             "startup_timeout": startup_timeout,
+            "trusted_relays": list(relays) or None,
+            "use_auto_relay": bool(relays),
         }
         scratch = Scratch()
         try:
@@ -103,7 +125,16 @@ class Libp2pHost:
             if isinstance(error, OSError | EOFError | P2PDaemonError | ValueError):
                 raise _start_error(str(error), f"{host}:{port}", initial_peers) from error
             raise
-        return cls(p2p, scratch, identity.peer_id, client=client, open_timeout=open_timeout, max_streams=max_streams)
+        return cls(
+            p2p,
+            scratch,
+            identity.peer_id,
+            client=client,
+            relayed=bool(relays),
+            also=also,
+            open_timeout=open_timeout,
+            max_streams=max_streams,
+        )
 
     @property
     def alive(self) -> bool:
@@ -129,6 +160,11 @@ class Libp2pHost:
             raise NetworkError(f"{what} took longer than {limit:g} s")
         finally:
             task.cancel()
+
+    async def seen_at(self, peer: PeerId) -> tuple[str, ...]:
+        """The multiaddresses of the connections with `peer`, which has one. Raises NetworkError."""
+        known = await self.run(self.p2p.list_peers(), _SEEN_TIMEOUT, "asking for connections")
+        return tuple(str(address) for one in known if one.peer_id.to_base58() == peer for address in one.addrs)
 
     async def close(self) -> None:
         """End every stream, the daemon, and its sockets; safe to repeat."""
@@ -205,7 +241,8 @@ class Libp2pTransport(Transport):
         if self._host.client:
             return ()
         call = self._host.p2p.get_visible_maddrs(latest=True)
-        return tuple(str(address) for address in await self._host.run(call, self._open_timeout, "asking for addresses"))
+        visible = await self._host.run(call, self._open_timeout, "asking for addresses")
+        return tuple(dict.fromkeys((*self._host.also, *map(str, visible))))
 
     async def close(self) -> None:
         await self._host.close()
@@ -244,7 +281,7 @@ class Libp2pTransport(Transport):
 
     async def _connect(self, peer: PeerId, target: PeerID, addresses: Iterable[str]) -> None:
         places = [address.removesuffix(f"/p2p/{peer}") for address in addresses]
-        dialled = [Multiaddr(place).to_bytes() for place in places if place]
+        dialled = [packed(place) for place in places if place]
         connect = p2pd_pb2.ConnectRequest(peer=target.to_bytes(), addrs=dialled)
         request = p2pd_pb2.Request(type=p2pd_pb2.Request.CONNECT, connect=connect)
         _, writer = await self._ask(request)
@@ -352,7 +389,8 @@ async def _start_daemon(scratch: Scratch, **options: Any) -> P2P:
 
         @staticmethod
         def _make_process_args(*args: object, **kwargs: object) -> list[str]:
-            return [sys.executable, "-I", daemon_launcher.__file__, *P2P._make_process_args(*args, **kwargs)]
+            daemon = [*P2P._make_process_args(*args, **kwargs), *_RELAYING]
+            return [sys.executable, "-I", daemon_launcher.__file__, *daemon]
 
     try:
         return await Daemon.create(**options)
