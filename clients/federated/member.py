@@ -319,9 +319,10 @@ class Member:
         try:
             if claim.base != self._digest and claim.round == self.standing.round:
                 raise WireError("it began from another state")
+            change = Change(read_delta(self.terms, data), claim.tokens)
             if not math.isfinite(claim.loss):
                 raise WireError("its loss is no number")
-            here.changes[claim.entry] = Change(read_delta(self.terms, data), claim.tokens)
+            here.changes[claim.entry] = change
         except WireError as error:
             here.refused[claim.member] = str(error)
         self._news.set()

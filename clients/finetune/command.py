@@ -9,6 +9,7 @@ import typer
 from clients.finetune.settings import METHODS, Settings
 from clients.options import CacheDir, Codec, InitialPeers, ModelName, Patience, check_codec, split_peers
 from swarm.catalogue import default_cache
+from swarm.entrance import parse_peers
 from swarm.terminal import LogFormat, setup_logging
 
 __all__ = ["finetune"]
@@ -39,6 +40,32 @@ def finetune(
     seed: Annotated[int, typer.Option(help="Makes a run repeatable.")] = 0,
     sample: Annotated[
         str | None, typer.Option(metavar="PROMPT", help="Shown answered before and after; by default no sample.")
+    ] = None,
+    join: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Train together with all who give this name and the same options."),
+    ] = None,
+    meet: Annotated[
+        list[str] | None, typer.Option(help="With --join: address of a member, as it shows it; none to begin a run.")
+    ] = None,
+    local_steps: Annotated[int, typer.Option(min=1, help="With --join: steps between two exchanges.")] = 10,
+    rule: Annotated[
+        str, typer.Option(help="With --join: how changes are combined: mean, or median or trimmed against liars.")
+    ] = "mean",
+    server: Annotated[str, typer.Option(help="With --join: what steps by them: avg, avgm, adam, adamw.")] = "avg",
+    server_rate: Annotated[
+        float | None, typer.Option(help="With --join: its rate; by default one that suits it.")
+    ] = None,
+    clip: Annotated[float, typer.Option(help="With --join: the longest change of a member in a round.")] = 10.0,
+    noise: Annotated[
+        float, typer.Option(help="With --join: noise on each change for differential privacy, in units of --clip.")
+    ] = 0.0,
+    min_members: Annotated[int, typer.Option(min=1, help="With --join: who has to be there for a round.")] = 2,
+    wait: Annotated[float, typer.Option(help="With --join: seconds to wait for slower members.")] = 60.0,
+    host: Annotated[str, typer.Option(help="With --join: where to listen for other members.")] = "0.0.0.0",
+    port: Annotated[int, typer.Option(help="With --join: the port; 0 for any.")] = 0,
+    announce: Annotated[
+        list[str] | None, typer.Option(help="With --join: address at which members reach this machine.")
     ] = None,
     codec: Codec = None,
     patience: Patience = 60.0,
@@ -72,6 +99,29 @@ def finetune(
         seed=seed,
     )
     setup_logging(LogFormat.PRETTY)
+    if join is not None:
+        from clients.federated.whole import Place, Together, federate  # as below
+
+        federate(
+            settings,
+            Together(
+                name=join,
+                local_steps=local_steps,
+                rule=rule,
+                server=server,
+                server_rate=server_rate,
+                clip=clip,
+                noise=noise,
+                min_members=min_members,
+                wait=wait,
+            ),
+            Place(host=host, port=port, announce=tuple(announce or ()), meet=parse_peers(meet or ())),
+            initial_peers=peers,
+            cache=cache_dir or default_cache(os.environ),
+            codec=codec,
+            patience=patience,
+        )
+        return
     from clients.finetune.whole import fine_tune  # brings torch and hivemind, which help does not need
 
     fine_tune(

@@ -56,18 +56,26 @@ class Tuning:
         self._tuned.train()
         while progress.step < settings.steps and not self._gets_no_better():
             began = monotonic()
-            batch = collate(self._batch(progress.step))
-            loss = self._step(batch)
-            progress.step += 1
-            progress.losses.append(loss)
+            loss, tokens = self.advance()
             seconds, last = monotonic() - began, progress.step == settings.steps
             evaluation = None
             if self.held_out and (last or progress.step % settings.evaluate_every == 0):
                 evaluation = self.evaluate()
                 progress.evaluations.append((progress.step, evaluation))
             if last or progress.step % settings.save_every == 0:
-                checkpoint.save(settings.output, self._identity, progress, self._tuned, self._optimizer)
-            tell(Step(progress.step, loss, int(batch["attention_mask"].sum()), seconds, evaluation))
+                self.save()
+            tell(Step(progress.step, loss, tokens, seconds, evaluation))
+
+    def advance(self) -> tuple[float, int]:
+        """One step; its loss, and how many tokens it was of. Raises SwarmError."""
+        batch = collate(self._batch(self.progress.step))
+        loss = self._step(batch)
+        self.progress.step += 1
+        self.progress.losses.append(loss)
+        return loss, int(batch["attention_mask"].sum())
+
+    def save(self) -> None:
+        checkpoint.save(self._settings.output, self._identity, self.progress, self._tuned, self._optimizer)
 
     @torch.no_grad()
     def evaluate(self) -> float:

@@ -22,7 +22,7 @@ from swarm.checkpoint import resolve
 from swarm.errors import UsageError
 from swarm.terminal import plain
 
-__all__ = ["fine_tune"]
+__all__ = ["fine_tune", "make_folder", "save_adapter"]
 
 SAMPLE_TOKENS = 40
 
@@ -42,7 +42,7 @@ def fine_tune(
     checkpoint = resolve(settings.model, cache=cache)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder)
     rows = read_rows(settings.data, tokenizer, length=settings.length, truncate=settings.truncate)
-    _make(settings.output)
+    make_folder(settings.output)
     console.print(f"{len(rows)} rows, {sum(len(row.tokens) for row in rows)} tokens from {settings.data}", markup=False)
     with SwarmModelForCausalLM.from_pretrained(
         settings.model, initial_peers=initial_peers, cache=cache, codec=codec, patience=patience, dtype=torch.float32
@@ -53,7 +53,7 @@ def fine_tune(
         console.print(_told(tuned, tuning), markup=False)
         with Teller(console, settings.steps, tuning.progress.step) as tell:
             tuning.run(tell)
-        _save(settings, tuned, tokenizer)
+        save_adapter(settings, tuned, tokenizer)
         after = None if sample is None else _answer(tuned, tokenizer, sample)
         costs = model.training_costs()
     progress = tuning.progress
@@ -70,7 +70,7 @@ def fine_tune(
         sys.stdout.write(json.dumps(outcome) + "\n")
 
 
-def _make(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -83,7 +83,7 @@ def _told(tuned: Any, tuning: Tuning) -> str:
     return f"training {numbers} numbers; {len(tuning.held_out)} rows are held out to evaluate on{begun}"
 
 
-def _save(settings: Settings, tuned: Any, tokenizer: Tokenizer) -> None:
+def save_adapter(settings: Settings, tuned: Any, tokenizer: Tokenizer) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT looks for the base model's configuration on the hub
         tuned.save_pretrained(settings.output)

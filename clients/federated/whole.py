@@ -1,0 +1,168 @@
+"""`swarm finetune --join`: a whole run of one member, told as it happens."""
+
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from transformers import AutoTokenizer
+
+from clients.client import Client
+from clients.connection import Connection, routed
+from clients.federated.member import Member
+from clients.federated.privacy import check_accountant, spent
+from clients.federated.rounds import Kept, Round, Rounds, flat
+from clients.federated.terms import Terms
+from clients.finetune.adapter import with_adapter
+from clients.finetune.data import read_rows
+from clients.finetune.run import Tuning
+from clients.finetune.settings import Settings
+from clients.finetune.whole import make_folder, save_adapter
+from clients.model import SwarmModelForCausalLM
+from swarm.addresses import peer_of
+from swarm.checkpoint import Checkpoint, resolve
+from swarm.errors import UsageError
+from swarm.fields import Contact
+from swarm.identity import Identity
+from swarm.kademlia import KademliaDirectory
+from swarm.libp2p import Libp2pHost
+
+__all__ = ["Place", "Together", "federate", "terms_of"]
+
+PRIVATE = {"data", "held_out", "truncate", "model"}  # of a client's settings: nobody else's business, or no difference
+DELTA = 1e-5  # the chance that differential privacy does not hold, as it is told
+SHOWN = 8  # last characters of a peer id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Together:
+    """What a run's members agree on beside the training itself."""
+
+    name: str
+    local_steps: int
+    rule: str
+    server: str
+    server_rate: float | None
+    clip: float
+    noise: float
+    min_members: int
+    wait: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where this member listens, what it tells others of that, and whom it meets first."""
+
+    host: str
+    port: int
+    announce: tuple[str, ...]
+    meet: tuple[str, ...]
+
+
+def terms_of(settings: Settings, together: Together, model: str, size: int) -> Terms:
+    """Raises UsageError."""
+    if settings.steps % together.local_steps:
+        raise UsageError(f"--steps {settings.steps} is no multiple of --local-steps {together.local_steps}")
+    training = {key: value for key, value in settings.identity().items() if key not in PRIVATE}
+    rates = {"avg": 1.0, "avgm": 0.3}
+    usual = rates.get(together.server, settings.learning_rate * together.local_steps**0.5)
+    return Terms(
+        name=together.name,
+        training={**training, "model": model, "local_steps": together.local_steps},
+        size=size,
+        rounds=settings.steps // together.local_steps,
+        rule=together.rule,
+        server=together.server,
+        server_rate=usual if together.server_rate is None else together.server_rate,
+        clip=together.clip,
+        most_tokens=settings.batch * settings.length * together.local_steps,
+        noise=together.noise,
+        min_members=together.min_members,
+        wait=together.wait,
+    )
+
+
+def federate(
+    settings: Settings,
+    together: Together,
+    place: Place,
+    *,
+    initial_peers: Sequence[str],
+    cache: Path,
+    codec: str | None,
+    patience: float,
+) -> None:
+    """Raises SwarmError."""
+    if together.noise:
+        check_accountant()
+    contacts = [Contact(peer_of(address), (address,)) for address in place.meet]
+    console = Console(highlight=False, soft_wrap=True)
+    checkpoint = resolve(settings.model, cache=cache)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder)
+    rows = read_rows(settings.data, tokenizer, length=settings.length, truncate=settings.truncate)
+    make_folder(settings.output)
+    with ExitStack() as stack:
+        joined = _Joined(checkpoint, initial_peers, place, codec or "fp32", patience)
+        stack.callback(joined.connection.close)
+        model = stack.enter_context(
+            SwarmModelForCausalLM.from_pretrained(
+                settings.model, cache=cache, connection=joined.connection, dtype=torch.float32
+            )
+        )
+        torch.manual_seed(settings.seed)  # all members begin with the same adapter
+        tuned = with_adapter(model, settings)
+        weights = flat(tuned)
+        terms = terms_of(settings, together, checkpoint.digest, len(weights))
+        kept = Kept.load(settings.output, terms, weights)
+        tuning = Tuning(settings, tuned, rows)
+        member = joined.member(terms, kept, contacts)
+        for address in joined.addresses:
+            console.print(f"others join with the same options and --meet {address}", markup=False)
+        rounds = Rounds(
+            terms, tuning, tuned, kept, folder=settings.output, steps=together.local_steps, caller=joined.connection
+        )
+        rounds.run(member, lambda told: console.print(_told(told, terms), markup=False))
+        save_adapter(settings, tuned, tokenizer)
+    console.print(f"the adapter is in {settings.output}", markup=False)
+
+
+class _Joined:
+    """A client that others can dial."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, initial_peers: Sequence[str], place: Place, codec: str, patience: float
+    ) -> None:
+        self._identity = Identity.ephemeral()
+        self._stack = AsyncExitStack()
+
+        async def enter(stack: AsyncExitStack) -> Client:
+            options: dict[str, Any] = {"host": place.host, "port": place.port, "announce": place.announce}
+            self._host = await Libp2pHost.start(self._identity, initial_peers=initial_peers, **options)
+            stack.push_async_callback(self._host.close)
+            directory = await KademliaDirectory.start(self._host, self._identity, initial_peers, client_mode=True)
+            stack.push_async_callback(directory.close)
+            client = Client(self._host.transport, directory, routed(checkpoint), codec=codec)
+            entered = await stack.enter_async_context(client)
+            await stack.enter_async_context(self._stack)
+            return entered
+
+        self.connection = Connection(enter, patience=patience)
+        self.addresses = self.connection.call(self._host.transport.addresses())
+
+    def member(self, terms: Terms, kept: Kept, contacts: Sequence[Contact]) -> Member:
+        member = Member(self._host.transport, self._identity, terms, kept.standing, contacts=contacts)
+        return self.connection.call(self._stack.enter_async_context(member))
+
+
+def _told(told: Round, terms: Terms) -> str:
+    held = "" if told.evaluation is None else f", held-out {told.evaluation:.3f}"
+    text = f"round {told.round} of {terms.rounds}: {len(told.losses)} members, loss {told.loss:.3f}{held}"
+    for peer, reason in sorted(told.left_out.items()):
+        text += f"; without …{peer[-SHOWN:]}: {reason}"
+    if terms.noise:
+        epsilon = spent(terms.noise, told.releases, DELTA)
+        text += f"; privacy of all data here: epsilon {epsilon:.3g} at delta {DELTA:g}"
+    return text
