@@ -32,6 +32,7 @@ def test_records_whose_figures_make_no_sense_are_dropped() -> None:
     good = record("a", 0, 2, num_blocks=4)
     absurd = [
         replace(good, throughput=math.inf),
+        replace(good, throughput=1e300),
         replace(good, throughput=math.nan),
         replace(good, prefill=0.0),
         replace(good, queue=-1),
