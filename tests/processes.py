@@ -3,6 +3,7 @@
 with ServePeer("tiny", new_swarm=True) as first, ServePeer("tiny", join=[first]) as second: ...
 """
 
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,14 +17,15 @@ __all__ = ["ServePeer"]
 
 THREADS = "1"  # a test machine has few cores and several peers
 # Equal tokens are what tests look for, so weights are those of one process.
-LOCAL = ("--threads", THREADS, "--host", "127.0.0.1", "--port", "0", "--device", "cpu", "--dtype", "fp32")
+PLAIN = ("--threads", THREADS, "--port", "0", "--device", "cpu", "--dtype", "fp32")
 
 
 class ServePeer(ServeProcess):
     """`swarm serve MODEL` with a fresh identity, one thread, and a port that the system picks. A context manager.
 
     `join`: serving peers whose swarm it joins; without any, it begins a new one; `entry` are options to
-    give instead of these. `options` are passed on as they are.
+    give instead of these. `options` are passed on as they are. `host`: the address it listens on; `prefix`: what
+    makes a command run where that is.
     """
 
     def __init__(
@@ -35,6 +37,8 @@ class ServePeer(ServeProcess):
         identity: Path | None = None,
         entry: Sequence[str] | None = None,
         name: str = "peer",
+        host: str = "127.0.0.1",
+        prefix: Sequence[str] = (),
     ) -> None:
         self._home = tempfile.TemporaryDirectory(prefix="swarm-test-")
         self.identity = identity or Path(self._home.name, "identity")
@@ -42,9 +46,10 @@ class ServePeer(ServeProcess):
             entry = [f"--initial-peers={','.join(peer.addresses)}" for peer in join] or ["--new-swarm"]
         span = [f"--blocks={blocks}"] if blocks else []
         super().__init__(
-            [str(model), *LOCAL, f"--identity-path={self.identity}", *entry, *span, *options],
+            [str(model), *PLAIN, f"--host={host}", f"--identity-path={self.identity}", *entry, *span, *options],
             name=name,
             environment={"OMP_NUM_THREADS": THREADS, "XDG_STATE_HOME": self._home.name},
+            command=[*prefix, sys.executable, "-m", "swarm", "serve"],
         )
 
     @property

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["Shares", "share"]
 
 SWARMS = "swarms"
-OF_SWARMS = ("tests/real/", "tests/conformance/", "tests/browser/", "tests/soak/")
+OF_SWARMS = ("tests/real/", "tests/conformance/", "tests/browser/", "tests/soak/", "tests/wan/")
 PEERS = ("tests/users/", "tests/peers/test_serve_process.py")
 
 
