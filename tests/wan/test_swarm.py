@@ -22,7 +22,8 @@ PART_AT = 3  # the token before which the network parts
 DELAY = 0.02  # s, one way, between any two hosts
 PATIENCE = 60.0
 
-pytestmark = pytest.mark.timeout(300)  # two peers start one after the other, on a machine that may be busy
+# Two peers start one after the other, on a machine that may be busy.
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(300)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ LIMIT = 30.0  # seconds for what should take none
 GIVE_UP = 0.3  # seconds for what never comes
 ROOT = Path(__file__).parents[2]
 
+pytestmark = pytest.mark.soak  # until they have been seen to pass on other machines
+
 
 def ears(host: Host, limit: float = LIMIT) -> socket.socket:
     made = host.socket(socket.SOCK_DGRAM)
