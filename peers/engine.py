@@ -217,6 +217,8 @@ class Engine:
             raise HopError(FaultCode.REFUSED, f"this peer serves model {self._model}, not {message.model}")
         if message.hop not in self._span.blocks:
             raise HopError(FaultCode.REFUSED, f"this peer holds blocks {self._span.blocks}, not {message.hop}")
+        if message.hosted is not None or any(block in message.hop for block, _ in message.adapters):
+            raise HopError(FaultCode.REFUSED, "this peer generates without adapters: open the session without one")
         most = min(limits.max_lease, pool.tokens)
         if message.lease > most:
             raise HopError(FaultCode.REFUSED, f"a lease of {message.lease} tokens; this peer gives {most} at most")

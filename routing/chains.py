@@ -119,17 +119,19 @@ def plan_chain(
     costs: Costs | None = None,
     salt: bytes = b"",
     like: Collection[str] = (),
+    hosting: str | None = None,
 ) -> Chain:
     """The chain over `blocks` with the least predicted latency of a decode step: source → hops → sink.
 
     No peer of `avoid` takes part, and none in another precision than those of `like`, if there are any, unless it is
-    needed or very much faster. `rows` are in one step, `token_bytes` is a hidden state on the wire, `tokens` the KV
+    needed or very much faster. All host the adapter whose digest is `hosting`, if there is one. `rows` are in one step, `token_bytes` is a hidden state on the wire, `tokens` the KV
     that every hop must reserve. Among peers nearly as good `salt` decides: different clients choose differently, each
     one always the same. To mend a chain, `source` and `sink` are the living hops around the gap, which may fill it
-    themselves. Raises MissingBlocks: its message tells blocks that nobody holds from those that avoided peers hold.
+    themselves. Raises MissingBlocks: its message tells blocks that nobody holds from those that avoided peers hold, or
+    peers without the adapter.
     """
     costs = costs or Costs()
-    peers = _candidates(view, blocks, avoid)
+    peers = _candidates(view, blocks, avoid, hosting)
     paces = [Pace.of(record, costs) for record in peers]
     spread = np.array([1 + costs.spread * _lot(salt, record.peer) for record in peers])
     fixed = spread * [pace.wait for pace in paces] + [_burden(record, tokens, like, costs) for record in peers]
@@ -154,26 +156,30 @@ def _burden(record: PeerRecord, tokens: int, like: Collection[str], costs: Costs
     return costs.full * (record.cache_left < tokens) + costs.mixed * other
 
 
-def _candidates(view: View, blocks: Span, avoid: Collection[PeerId]) -> list[PeerRecord]:
+def _candidates(view: View, blocks: Span, avoid: Collection[PeerId], hosting: str | None) -> list[PeerRecord]:
     """Every peer that may compute some of `blocks`, by peer id; each block has one, or MissingBlocks."""
     found: dict[PeerId, PeerRecord] = {}
     nobody: list[int] = []
+    plain: list[int] = []
     kept_out: list[int] = []
     for block in blocks:
         holders = view.holders(block)
-        usable = {record.peer: record for record in holders if record.peer not in avoid}
+        able = [record for record in holders if hosting is None or record.hosts(hosting)]
+        usable = {record.peer: record for record in able if record.peer not in avoid}
         found |= usable
         if not usable:
-            (kept_out if holders else nobody).append(block)
-    if not nobody and not kept_out:
+            (kept_out if able else plain if holders else nobody).append(block)
+    if not nobody and not plain and not kept_out:
         return [found[peer] for peer in sorted(found)]
     sentences = []
     if nobody:
         sentences.append(f"no online peer holds {_named(nobody)}: wait for a peer to join, or serve them (swarm-serve)")
+    if plain:
+        sentences.append(f"no peer that holds {_named(plain)} hosts the adapter: load it yourself, or serve it")
     if kept_out:
         names = sorted({_name(record) for block in kept_out for record in view.holders(block)})
         sentences.append(f"{_named(kept_out)} are held only by peers that failed lately: {', '.join(names)}")
-    raise MissingBlocks(sorted(nobody + kept_out), "; ".join(sentences))
+    raise MissingBlocks(sorted(nobody + plain + kept_out), "; ".join(sentences))
 
 
 def _name(record: PeerRecord) -> str:

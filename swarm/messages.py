@@ -31,7 +31,7 @@ from swarm import fields
 from swarm.errors import UsageError, WireError
 from swarm.fields import CODECS, KEY_BYTES, MAX_KEYS, MAX_POSITION, MAX_ROWS, MAX_TEXT, Contact
 from swarm.ids import Digest, PeerId, RowId, SessionId, Span
-from swarm.training import TRAINING, TrainingMessage
+from swarm.training import TRAINING, AdapterKeys, TrainingMessage, pack_keys, read_keys
 from swarm.wire import Frame, decode, encode
 
 __all__ = [
@@ -124,6 +124,10 @@ def _page_keys(value: object) -> PageKeys:
     return PageKeys(RowId(row), first, fields.keys(entry[2]))
 
 
+def _hosted(value: object) -> str | None:
+    return None if value is None else fields.text(value, "an adapter's digest", 64)
+
+
 # --- the messages ------------------------------------------------------------------------------------------------
 
 
@@ -136,7 +140,11 @@ class Open:
     `next_session` is the id to put on frames to the next hop (None: the same id).
 
     `share`: what is computed here may be used for other sessions whose rows begin alike, and the other way round. Who
-    shares can tell from the time an answer takes whether somebody has sent the same beginning before."""
+    shares can tell from the time an answer takes whether somebody has sent the same beginning before.
+
+    `adapters`: the adapter of each block that has one; those outside of `hop` are ignored. A hop that lacks some of the
+    others answers Missing, takes them as Adapter frames over the same stream, and wants the Open again. `hosted`: the
+    digest of an adapter that the hop has of its own; there are no `adapters` then."""
 
     kind: ClassVar[str] = "open"
     session: SessionId
@@ -149,6 +157,8 @@ class Open:
     sent: Mapping[RowId, int] = field(default_factory=dict)
     next_session: SessionId | None = None
     share: bool = False
+    adapters: AdapterKeys = ()
+    hosted: str | None = None
 
     def pack(self) -> bytes:
         return encode(
@@ -164,6 +174,8 @@ class Open:
                 "sent": [[row, at] for row, at in self.sent.items()],
                 "next_session": self.next_session,
                 "share": self.share,
+                "adapters": pack_keys(self.adapters),
+                "hosted": self.hosted,
             }
         )
 
@@ -186,6 +198,8 @@ class Open:
             sent=fields.positions(header.get("sent", [])),
             next_session=fields.next_session_of(header),
             share=header.get("share") is True,
+            adapters=read_keys(header.get("adapters", [])),
+            hosted=_hosted(header.get("hosted")),
         )
 
 

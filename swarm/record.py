@@ -36,6 +36,11 @@ class PeerRecord:
     queue: int  # tokens waiting when announced
     issued: float  # Unix time
     expires: float
+    adapters: tuple[tuple[str, str], ...] = ()  # hosted ones: the name that the peer gives it, and its digest
+
+    def hosts(self, adapter: str) -> bool:
+        """Whether it says that it hosts the adapter with this digest."""
+        return any(digest == adapter for _, digest in self.adapters)
 
     @property
     def peer(self) -> PeerId:

@@ -33,6 +33,8 @@ _MAX_NAME = 128  # characters of a model's name
 _MAX_WORD = 32  # of a precision or a version
 _MAX_PUBLIC_NAME = 64
 _MAX_REASON = 256
+_MAX_ADAPTERS = 8
+_MAX_DIGEST = 64
 _HEX = frozenset("0123456789abcdef")
 
 
@@ -94,6 +96,7 @@ def _unpack(data: bytes) -> Any:
 
 
 def _fields(record: PeerRecord) -> dict[str, Any]:
+    adapters = [[name, bytes.fromhex(digest)] for name, digest in record.adapters]
     return {
         "peer": record.peer,
         "addresses": list(record.contact.addresses),
@@ -112,7 +115,7 @@ def _fields(record: PeerRecord) -> dict[str, Any]:
         "queue": record.queue,
         "issued": record.issued,
         "expires": record.expires,
-    }
+    } | ({"adapters": adapters} if adapters else {})
 
 
 def _parsed(fields: Mapping[str, Any]) -> PeerRecord:
@@ -135,6 +138,7 @@ def _parsed(fields: Mapping[str, Any]) -> PeerRecord:
         queue=_count(fields, "queue"),
         issued=_number(fields, "issued", _MAX_RATE),
         expires=_number(fields, "expires", _MAX_RATE),
+        adapters=_adapters(fields),
     )
 
 
@@ -194,6 +198,22 @@ def _addresses(fields: Mapping[str, Any], peer: PeerId) -> tuple[str, ...]:
     if not all(text.startswith("/") and text.endswith(f"/p2p/{peer}") for text in texts):
         raise RecordError("a record's addresses are multiaddresses that end in its peer's id")
     return texts
+
+
+def _adapters(fields: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    value = fields.get("adapters", [])
+    if not isinstance(value, list) or len(value) > _MAX_ADAPTERS:
+        raise RecordError(f"a record's adapters are a list of at most {_MAX_ADAPTERS}")
+    return tuple(map(_adapter, value))
+
+
+def _adapter(entry: object) -> tuple[str, str]:
+    if not isinstance(entry, list) or len(entry) != 2:
+        raise RecordError("an adapter in a record is a name and a digest")
+    name, digest = entry
+    if not isinstance(digest, bytes) or not 0 < len(digest) <= _MAX_DIGEST // 2:
+        raise RecordError(f"the digest of an adapter in a record has at most {_MAX_DIGEST // 2} bytes")
+    return _text({"adapter": name}, "adapter", _MAX_WORD), digest.hex()
 
 
 def _printable(text: str) -> str:

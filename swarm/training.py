@@ -35,17 +35,22 @@ __all__ = [
     "ADAPTER_KINDS",
     "Adapter",
     "AdapterKey",
+    "AdapterKeys",
     "Backward",
     "Forward",
     "Gradients",
     "MicroBatch",
     "Missing",
+    "PackedAdapter",
     "Passed",
     "TensorSpec",
     "Train",
     "TrainingMessage",
     "Tuned",
+    "adapter_digest",
     "adapter_key",
+    "pack_keys",
+    "read_keys",
 ]
 
 MAX_SEQUENCES = 1024  # of one micro-batch
@@ -54,12 +59,14 @@ MAX_TENSORS = 8  # of one tuned module
 MAX_DIMS = 4
 MAX_SIZE = 1 << 24  # of one dimension
 KEY_BYTES = 32
+DIGEST_BYTES = 16  # a lying peer can compute anything, so a digest has to tell apart only what is honest
 
 ADAPTER_KINDS = ("lora", "ia3", "ia3-input", "prefix")  # what `Tuned.kind` may be
 TENSOR_DTYPES = ("fp32", "bf16", "fp16")
 ITEMSIZE = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 AdapterKey = bytes  # 32 bytes: a digest of what an Adapter says, without its session
+AdapterKeys = tuple[tuple[int, AdapterKey], ...]  # by block of the model
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +121,23 @@ class Tuned:
             raise WireError("an adapter's dropout is a number from 0 to below 1")
         specs = tuple(TensorSpec.parse(tensor) for tensor in fields.entries(tensors, "tensors", MAX_TENSORS))
         return cls(fields.text(path, "a module's path", 256), kind, scaling, dropout, specs)
+
+
+@dataclass(frozen=True, slots=True)
+class PackedAdapter:
+    """The adapter of one block as it travels; its tensors are `specs`, one after another."""
+
+    key: AdapterKey
+    tuned: tuple[Tuned, ...]
+    body: bytes
+
+    @property
+    def specs(self) -> tuple[TensorSpec, ...]:
+        return tuple(tensor for module in self.tuned for tensor in module.tensors)
+
+    def addressed(self, session: SessionId) -> "Adapter":
+        """The frame that brings it."""
+        return Adapter(session, self.key, self.tuned, self.body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +198,7 @@ class MicroBatch:
 
     id: int
     lengths: tuple[int, ...]
-    adapters: tuple[tuple[int, AdapterKey], ...] = ()
+    adapters: AdapterKeys = ()
     seed: int | None = None
 
     @property
@@ -182,7 +206,7 @@ class MicroBatch:
         return sum(self.lengths)
 
     def header(self) -> dict[str, Any]:
-        adapters = [[block, key] for block, key in self.adapters]
+        adapters = pack_keys(self.adapters)
         return {"id": self.id, "lengths": list(self.lengths), "adapters": adapters, "seed": self.seed}
 
     @classmethod
@@ -197,8 +221,7 @@ class MicroBatch:
         seed = header.get("seed")
         if seed is not None:
             seed = fields.whole(seed, 0, (1 << 63) - 1, "a seed")
-        adapters = tuple(_named_key(entry) for entry in fields.entries(header.get("adapters", []), "adapters"))
-        return cls(_id(header), lengths, adapters, seed)
+        return cls(_id(header), lengths, read_keys(header.get("adapters", [])), seed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,7 +334,8 @@ class Gradients:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """`adapters`: of those that the frame named, the ones that are not here; none where it is the forward pass."""
+    """`adapters`: of those that the frame named, the ones that are not here; none where it is the forward pass. It
+    answers an Open too, whose `id` is 0; the session is then not open yet."""
 
     kind: ClassVar[str] = "missing"
     session: SessionId
@@ -337,6 +361,26 @@ def adapter_key(tuned: Sequence[Tuned], body: bytes | memoryview) -> AdapterKey:
     digest = hashlib.blake2b(msgpack.packb([module.pack() for module in tuned]), digest_size=KEY_BYTES)
     digest.update(body)
     return digest.digest()
+
+
+def adapter_digest(keys: AdapterKeys) -> str:
+    """The name of an adapter of a whole model, hex: two peers that host the same one agree on it."""
+    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    for block, key in sorted(keys):
+        digest.update(block.to_bytes(4, "little") + key)
+    return digest.hexdigest()
+
+
+def pack_keys(keys: AdapterKeys) -> list[Any]:
+    return [[block, key] for block, key in keys]
+
+
+def read_keys(value: object) -> AdapterKeys:
+    """Each block is named once. Raises WireError."""
+    found = tuple(_named_key(entry) for entry in fields.entries(value, "adapters"))
+    if len({block for block, _ in found}) != len(found):
+        raise WireError("a block has one adapter")
+    return found
 
 
 def _id(header: Any) -> int:

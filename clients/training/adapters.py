@@ -10,24 +10,11 @@ from torch import Tensor, nn
 from swarm.codecs import raw_bytes
 from swarm.dtypes import DTYPES, NAMES
 from swarm.errors import UsageError
-from swarm.training import AdapterKey, TensorSpec, Tuned, adapter_key
+from swarm.training import PackedAdapter, TensorSpec, Tuned, adapter_key
 
 __all__ = ["Adapters", "PackedAdapter", "find_adapters", "spec"]
 
 _POSSIBLE = "peers can compute LoRA (rank-stabilised too) and IA3 on linear layers, and prompts of any kind"
-
-
-@dataclass(frozen=True, slots=True)
-class PackedAdapter:
-    """The adapter of one block as it travels; its tensors are `specs`, one after another."""
-
-    key: AdapterKey
-    tuned: tuple[Tuned, ...]
-    body: bytes
-
-    @property
-    def specs(self) -> tuple[TensorSpec, ...]:
-        return tuple(tensor for module in self.tuned for tensor in module.tensors)
 
 
 @dataclass(frozen=True, slots=True)

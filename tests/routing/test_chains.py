@@ -78,6 +78,14 @@ def test_blocks_that_nobody_holds_are_told_from_blocks_of_avoided_peers() -> Non
     assert "blocks 2:4 are held only by peers that failed lately: b" in str(caught.value)
 
 
+def test_chain_for_an_adapter_has_only_peers_that_host_it() -> None:
+    records = [record(name, *blocks, num_blocks=4) for name, blocks in (("a", (0, 4)), ("b", (0, 2)), ("c", (2, 4)))]
+    hosts = [replace(each, adapters=(("style", "5eed"),)) for each in records[1:]]
+    assert str(plan(view(4, [replace(records[0], throughput=999.0), *hosts]), hosting="5eed")) == "0:2 @ b  2:4 @ c"
+    with pytest.raises(MissingBlocks, match="no peer that holds blocks 2:4 hosts the adapter"):
+        plan(view(4, [records[0], hosts[0]]), hosting="5eed")
+
+
 @settings(max_examples=300)
 @given(whole_views(), links(), st.integers(1, 3))
 def test_chain_is_as_fast_as_the_best_of_all_possible_ones(seen: View, known: Links, rows: int) -> None:

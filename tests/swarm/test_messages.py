@@ -65,6 +65,10 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
         lease=st.integers(0, MAX_ROWS * MAX_POSITION),
         sent=st.dictionaries(ROWS, POSITIONS, max_size=4),
         share=st.booleans(),
+        adapters=st.dictionaries(st.integers(0, 99), st.binary(min_size=32, max_size=32), max_size=3).map(
+            lambda keys: tuple(keys.items())
+        ),
+        hosted=st.none() | st.text(max_size=64),
     ),
     st.builds(Ready, SESSIONS),
     st.builds(Step, page_size=POSITIONS, pages=PAGES, **STEPS),

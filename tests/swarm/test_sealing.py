@@ -44,6 +44,21 @@ def test_record_with_many_addresses_fits() -> None:
     assert unseal(seal(record, ADA), NOW) == record
 
 
+def test_record_with_many_addresses_and_adapters_fits() -> None:
+    addresses = tuple(f"/ip4/203.0.113.{n}/tcp/31330/p2p/{ADA.peer_id}" for n in range(8))
+    adapters = tuple((f"{n}" * 32, f"{n:032x}") for n in range(8))
+    record = replace(RECORD, contact=Contact(ADA.peer_id, addresses), adapters=adapters, reason="y" * 200)
+    assert unseal(seal(record, ADA), NOW) == record
+
+
+@pytest.mark.parametrize(
+    "adapters", [7, [7], [["a"]], [["a", "b"]], [["a", b""]], [["a\n", b"1"]], [["a" * 33, b"1"]], [["a", b"1"]] * 9]
+)
+def test_adapters_that_are_too_many_or_are_none_are_refused(adapters: Any) -> None:
+    with pytest.raises(RecordError):
+        unseal(signed({**fields(), "adapters": adapters}), NOW)
+
+
 def test_fields_of_a_later_version_are_ignored() -> None:
     assert unseal(signed({**fields(), "later": {"a": [1]}}), NOW) == RECORD
 
