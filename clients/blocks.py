@@ -29,6 +29,11 @@ class Remote(ABC):
 
     prefix: Prefix | None = None  # keys and values that come before every row
 
+    @property
+    def settled(self) -> bool:
+        """Whether adapters have been seen to and nothing is learned, so that `through` is all there is to do."""
+        return False
+
     @abstractmethod
     def through(self, hidden: Tensor) -> Tensor:
         """What comes out behind the last block for `hidden` [batch, columns, hidden]."""
@@ -117,6 +122,9 @@ def _call_swarm(
 ) -> Tensor:
     if remote is None:
         raise ModelError("this architecture does not hand keyword arguments to its blocks, so it can't run in a swarm")
+    if remote.settled and remote.prefix is None:
+        with torch.no_grad():
+            return remote.through(hidden_states)
     adapters = blocks.adapters()
     if adapters or remote.prefix is not None or (torch.is_grad_enabled() and hidden_states.requires_grad):
         return remote.differentiate(hidden_states, adapters)

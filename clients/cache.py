@@ -19,6 +19,7 @@ from clients.speculation import Speculation
 from clients.training.chains import TrainingChains
 from swarm.errors import NetworkError, UsageError
 from swarm.ids import RowId
+from swarm.training import PackedAdapter
 
 __all__ = ["Opener", "SessionLike", "SwarmCache"]
 
@@ -43,7 +44,14 @@ class Opener(Protocol):
     """What caches and lanes need of a `clients.connection.Connection`."""
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]: ...
-    async def session(self, *, embed: Embed, lease_tokens: int, observer: Observer | None = None) -> SessionLike: ...
+    async def session(
+        self,
+        *,
+        embed: Embed,
+        lease_tokens: int,
+        observer: Observer | None = None,
+        adapters: Mapping[int, PackedAdapter] | None = None,
+    ) -> SessionLike: ...
     async def training(self) -> TrainingChains: ...
 
 
@@ -61,6 +69,8 @@ class SwarmCache(Cache):
         self._max_positions = max_positions
         self._lease = lease_tokens
         self._rows = Rows()
+        self._adapters: Mapping[int, PackedAdapter] = {}
+        self.settled = False  # whether somebody sees to it that the adapters stay as they are
         self._session: SessionLike | None = None
         self._abandon: weakref.finalize[..., SwarmCache] | None = None
         self._lock = threading.Lock()
@@ -127,6 +137,28 @@ class SwarmCache(Cache):
         """Seconds that a step of `tokens` tokens of one row is predicted to take; None while no session is open."""
         session = self._session
         return None if session is None else session.predict_step(tokens)
+
+    def adapt(self, adapters: Mapping[int, PackedAdapter]) -> None:
+        """With which adapters, by block, all rows are computed. Raises UsageError when rows are here with others."""
+        if {block: adapter.key for block, adapter in adapters.items()} == {
+            block: adapter.key for block, adapter in self._adapters.items()
+        }:
+            return
+        if self._session is not None:
+            raise UsageError(
+                "these past_key_values were made with another adapter, or without one: begin with new ones"
+            )
+        self._adapters = dict(adapters)
+
+    @contextmanager
+    def adapted(self, adapters: Mapping[int, PackedAdapter]) -> Iterator[None]:
+        """Within, nobody needs to look what the adapters are. Raises UsageError as `adapt` does."""
+        self.adapt(adapters)
+        self.settled = True
+        try:
+            yield
+        finally:
+            self.settled = False
 
     def advance(self, hidden: Tensor, tokens: Tensor | None, mask: Tensor | None, keep: int) -> Tensor:
         """Run the next columns through all blocks.
@@ -231,7 +263,7 @@ class SwarmCache(Cache):
         return ids, await session.step(chunks, hidden)
 
     async def _open(self) -> SessionLike:
-        session = await self._connection.session(embed=self._embed, lease_tokens=self._lease)
+        session = await self._connection.session(embed=self._embed, lease_tokens=self._lease, adapters=self._adapters)
         with self._lock:
             if not self._closed:
                 self._session = session

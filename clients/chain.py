@@ -12,6 +12,7 @@ from routing.chains import Hop
 from swarm.errors import StreamClosed, Unreachable
 from swarm.ids import PeerId, SessionId
 from swarm.messages import Busy, Close, Fault, Message, Ping, Pong, Ready
+from swarm.training import Missing
 
 __all__ = ["Chain", "Trouble"]
 
@@ -56,14 +57,16 @@ class Chain:
                 if leg.session == session:
                     return index, event
 
-    async def open(self, leg: Leg, stream: HopStream, frame: bytes, seconds: float) -> Message:
-        """Ask a peer to open a session; returns Ready, Busy or Fault. Raises Unreachable when no answer comes."""
+    async def open(self, leg: Leg, stream: HopStream, frames: Sequence[bytes], seconds: float) -> Message:
+        """Ask a peer to open a session, in the last of `frames`; returns Ready, Busy, Fault or Missing. Raises
+        Unreachable when no answer comes."""
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._opening[leg.session] = answer
         try:
             stream.listen(leg.session, partial(self._hear, leg.session))
             self._streams[leg.session] = stream
-            stream.post(frame)
+            for frame in frames:
+                stream.post(frame)
             async with asyncio.timeout(seconds):
                 return await answer
         except StreamClosed as error:
@@ -137,7 +140,7 @@ class Chain:
                 ping.set_result(message)
             return
         opening = self._opening.get(session)
-        if opening is not None and isinstance(message, Ready | Busy | Fault):
+        if opening is not None and isinstance(message, Ready | Busy | Fault | Missing):
             if not opening.done():
                 opening.set_result(message)
             return

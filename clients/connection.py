@@ -1,6 +1,6 @@
 """A model's way into the swarm from ordinary, blocking code: an event loop in another thread."""
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AsyncExitStack
 from typing import Any, Self, TypeVar
@@ -15,6 +15,7 @@ from swarm.checkpoint import Checkpoint
 from swarm.identity import Identity
 from swarm.kademlia import KademliaDirectory
 from swarm.libp2p import Libp2pHost
+from swarm.training import PackedAdapter
 
 __all__ = ["Connection", "join", "routed"]
 
@@ -99,11 +100,25 @@ class Connection:
         """Run `work` on the connection's loop without waiting."""
         return self._work.submit(work)
 
-    async def session(self, *, embed: Embed, lease_tokens: int, observer: Observer | None = None) -> Session:
+    async def session(
+        self,
+        *,
+        embed: Embed,
+        lease_tokens: int,
+        observer: Observer | None = None,
+        adapters: Mapping[int, PackedAdapter] | None = None,
+    ) -> Session:
         """An open session. `lease_tokens`: over all rows; `observer` is told what happens to this one, beside the
-        connection's own. Raises MissingBlocks or Busy when patience runs out."""
-        tell = both(self._observer, observer)
-        session = Session(self.client, embed=embed, lease=lease_tokens, patience=self._patience, observer=tell)
+        connection's own; `adapters`: by block, what peers are sent to compute with. Raises MissingBlocks or Busy when
+        patience runs out."""
+        session = Session(
+            self.client,
+            embed=embed,
+            lease=lease_tokens,
+            patience=self._patience,
+            observer=both(self._observer, observer),
+            adapters=adapters,
+        )
         try:
             await session.open()
         except BaseException:

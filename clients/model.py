@@ -217,13 +217,14 @@ class SwarmModelForCausalLM(AssistedDecoding, PreTrainedModel, GenerationMixin):
         """
         self._connected()
         settings = (kwargs, vars(generation_config or self.generation_config))
-        if blocks_of(self).adapters() and kwargs.get("past_key_values") is None:
-            kwargs = {**kwargs, "use_cache": False}  # peers keep nothing of passes with adapters
+        adapters, given = blocks_of(self).adapters(), kwargs.get("past_key_values")
+        if given is None and self.training and adapters.drops:
+            kwargs = {**kwargs, "use_cache": False}  # what is kept on peers drops nothing
+        elif given is None and not any(of.get("use_cache") is False for of in settings):
+            with self.new_cache() as cache, cache.adapted(adapters.pack()):
+                return self._generate(inputs, generation_config, draft, {**kwargs, "past_key_values": cache})
+        with given.adapted(adapters.pack()) if isinstance(given, SwarmCache) else nullcontext():
             return self._generate(inputs, generation_config, draft, kwargs)
-        if kwargs.get("past_key_values") is not None or any(of.get("use_cache") is False for of in settings):
-            return self._generate(inputs, generation_config, draft, kwargs)
-        with self.new_cache() as cache:
-            return self._generate(inputs, generation_config, draft, {**kwargs, "past_key_values": cache})
 
     def _generate(
         self, inputs: Tensor | None, config: GenerationConfig | None, draft: Drafts | None, options: dict[str, Any]
@@ -431,16 +432,26 @@ class _Step(Remote):
     goes_on: bool  # whether the cache is wanted afterwards
     prefix: Prefix | None
 
+    @property
+    def settled(self) -> bool:
+        return self.cache.settled
+
     def through(self, hidden: Tensor) -> Tensor:
+        if not self.cache.settled:
+            self.cache.adapt({})
         with nullcontext() if self.goes_on else self.cache:
             return self.cache.advance(hidden, self.tokens, self.mask, self.keep)
 
     def differentiate(self, hidden: Tensor, adapters: Adapters) -> Tensor:
-        if self.goes_on:
+        learns = torch.is_grad_enabled() and (hidden.requires_grad or adapters.learn)
+        if self.goes_on and (learns or self.prefix is not None or (self.model.training and adapters.drops)):
             raise UsageError(
-                "peers keep nothing of a pass with gradients or adapters: leave past_key_values out and give "
-                "use_cache=False; without adapters, torch.no_grad() does too"
+                "peers keep nothing of a pass with gradients, dropout or a prefix: leave past_key_values out and give "
+                "use_cache=False, or call it under torch.no_grad() after eval()"
             )
+        if self.goes_on:
+            self.cache.adapt(adapters.pack())
+            return self.cache.advance(hidden, self.tokens, self.mask, self.keep)
         output = differentiate(
             self.model._connected(),
             hidden,

@@ -16,11 +16,14 @@ from swarm.errors import Busy as BusyError
 from swarm.errors import MissingBlocks, NetworkError, Unreachable
 from swarm.ids import PeerId, RowId, SessionId, Span, new_session_id
 from swarm.messages import Busy, Fault, FaultCode, Fork, Message, Open, Ready, Relink
+from swarm.training import Missing, PackedAdapter
 
 __all__ = ["Repair"]
 
 PATIENT_STALLS = 20  # a hop that says it has work waiting is slow, not dead, this many times
 BUSY_STEPS = 3  # a hop that has no room for a running session this often is replaced
+SENDINGS = 3  # how often a hop is sent adapters that it says it lacks
+LEAST_RATE = 1 << 17  # bytes/s at which adapters travel at least
 
 
 class _TryAgain(Exception):
@@ -29,12 +32,20 @@ class _TryAgain(Exception):
 
 class Repair:
     def __init__(
-        self, client: Client, chain: Chain, *, lease: int, patience: float, tell: Callable[[Event], None]
+        self,
+        client: Client,
+        chain: Chain,
+        *,
+        lease: int,
+        patience: float,
+        adapters: Mapping[int, PackedAdapter],
+        tell: Callable[[Event], None],
     ) -> None:
         self._client = client
         self._chain = chain
         self._lease = lease
         self._patience = patience
+        self._adapters = adapters
         self._tell = tell
         self._wired: dict[SessionId, Wiring] = {}
         self._prev: dict[SessionId, PeerId] = {}  # whom each leg takes steps from
@@ -67,8 +78,12 @@ class Repair:
 
     async def _lease_of(self, leg: Leg) -> bool:
         """Tell a hop what the lease is now; whether it agrees. What else an Open says is said as it is."""
-        client, wiring = self._client, self._wired[leg.session]
-        frame = Open(
+        frame = replace(self._opening(self._wired[leg.session]), sent={}).pack()
+        return isinstance(await self._chain.ask(leg, frame, self._client.ping_seconds), Ready)
+
+    def _opening(self, wiring: Wiring) -> Open:
+        client, leg = self._client, wiring.leg
+        return Open(
             session=leg.session,
             model=client.model.digest,
             hop=leg.hop.span,
@@ -76,10 +91,11 @@ class Repair:
             prev=wiring.prev,
             next=wiring.next,
             lease=self._lease,
+            sent=wiring.sent,
             next_session=wiring.next_session,
             share=client.share_prefixes,
-        ).pack()
-        return isinstance(await self._chain.ask(leg, frame, client.ping_seconds), Ready)
+            adapters=tuple((block, self._adapters[block].key) for block in leg.hop.span if block in self._adapters),
+        )
 
     # --- what an event means ---
 
@@ -240,20 +256,8 @@ class Repair:
 
     async def _open_one(self, wiring: Wiring) -> Exception | None:
         leg, client = wiring.leg, self._client
-        frame = Open(
-            session=leg.session,
-            model=client.model.digest,
-            hop=leg.hop.span,
-            codec=client.codec,
-            prev=wiring.prev,
-            next=wiring.next,
-            lease=self._lease,
-            sent=wiring.sent,
-            next_session=wiring.next_session,
-            share=client.share_prefixes,
-        ).pack()
         try:
-            answer = await self._chain.open(leg, await client.hops.to(leg.hop.contact), frame, client.open_seconds)
+            answer = await self._answer(wiring)
         except Unreachable as error:
             self._note(Trouble(str(error), ban=(leg.peer,)))
             return _TryAgain(str(error))
@@ -262,10 +266,26 @@ class Repair:
         if isinstance(answer, Busy):
             client.backoff.rest(leg.peer, answer.retry_after)
             return BusyError(answer.message, answer.retry_after)
-        assert isinstance(answer, Fault)
-        refusal = f"peer {leg.peer} refused a session: {answer.message}"
+        said = answer.message if isinstance(answer, Fault) else "it lacks the adapter, however often it is sent"
+        refusal = f"peer {leg.peer} refused a session: {said}"
         self._note(Trouble(refusal, ban=(leg.peer,)))
         return _TryAgain(refusal)
+
+    async def _answer(self, wiring: Wiring) -> Message:
+        """What a peer says to an Open once it has the adapters that it lacked. Raises Unreachable."""
+        leg, client = wiring.leg, self._client
+        stream = await client.hops.to(leg.hop.contact)
+        opening = self._opening(wiring)
+        own = {key: self._adapters[block] for block, key in opening.adapters}
+        frames, seconds = [opening.pack()], client.open_seconds
+        for _ in range(1 + SENDINGS):
+            answer = await self._chain.open(leg, stream, frames, seconds)
+            if not isinstance(answer, Missing):
+                return answer
+            lacking = [own[key] for key in answer.adapters if key in own]
+            frames = [*(adapter.addressed(leg.session).pack() for adapter in lacking), opening.pack()]
+            seconds = client.open_seconds + sum(map(len, frames)) / LEAST_RATE
+        return answer
 
     async def _introduce(self, kept: Sequence[Wiring], dead: set[SessionId]) -> None:
         """Tell hops whose previous hop is new whom to listen to, and see that they have heard it before it speaks."""

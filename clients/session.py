@@ -25,6 +25,7 @@ from swarm.codecs import encode
 from swarm.errors import HopError, UsageError, WireError
 from swarm.ids import RowId
 from swarm.messages import Fault, FaultCode, Fork, ForkEntry, Message, Out, Step, StepRow
+from swarm.training import PackedAdapter
 
 __all__ = ["RowChunk", "Session"]
 
@@ -43,7 +44,17 @@ class RowChunk:
 class Session:
     """Begun with `Session(client, …)` and `open()`. One step at a time; all methods run on the client's event loop."""
 
-    def __init__(self, client: Client, *, embed: Embed, lease: int, patience: float, observer: Observer | None) -> None:
+    def __init__(
+        self,
+        client: Client,
+        *,
+        embed: Embed,
+        lease: int,
+        patience: float,
+        observer: Observer | None,
+        adapters: Mapping[int, PackedAdapter] | None = None,
+    ) -> None:
+        """`adapters`: of blocks that have one; every row is computed with them."""
         self._client = client
         self._observer = observer
         self._history = History(embed)
@@ -54,7 +65,9 @@ class Session:
         self._spare: frozenset[RowId] = frozenset()
         self._turn = asyncio.Lock()
         self.chain = Chain()
-        self._repair = Repair(client, self.chain, lease=lease, patience=patience, tell=self._tell)
+        self._repair = Repair(
+            client, self.chain, lease=lease, patience=patience, adapters=adapters or {}, tell=self._tell
+        )
 
     # --- what a model does with a session ---
 

@@ -26,7 +26,9 @@ from peers.prefixes import Prefixes, SharedPage
 from peers.sending import frames, tokens_per_frame
 from peers.span import BlockSpan, RowSlice
 from peers.stats import EngineStats
+from peers.training.deltas import Delta
 from peers.training.desk import TrainingDesk
+from peers.uploads import Uploads
 from peers.work import Piece, Work, pick
 from swarm.codecs import body_size, decode
 from swarm.errors import Busy as BusyError
@@ -48,6 +50,7 @@ from swarm.messages import (
     StepRow,
     parse,
 )
+from swarm.training import Adapter, AdapterKeys, Missing
 
 __all__ = ["Engine"]
 
@@ -80,6 +83,7 @@ class Engine:
         sent = PagePool(span.pool.pages_for(outbox_tokens), span.pool.page_size)
         self._outbox = Outbox(PagedRows(sent, span.hidden_size, span.dtype))
         self._prefixes = Prefixes(span.pool, sent)
+        self._uploads = Uploads(self._limits)
         self._sessions: dict[SessionId, HopSession] = {}
         self._turns: OrderedDict[SessionId, HopSession] = OrderedDict()  # those with something to do, in order of turn
         self._company = Company(clock)
@@ -106,7 +110,9 @@ class Engine:
             self._blame(sender, str(error))
             return
         session = self._sessions.get(message.session)
-        if session is None and self._training is not None and self._training.concerns(message):
+        if session is None and isinstance(message, Adapter) and self._uploads.expects(sender, message):
+            self._take(sender, message)
+        elif session is None and self._training is not None and self._training.concerns(message):
             self._training.receive(sender, message)
         elif isinstance(message, Open) and session is None:
             self._open(sender, message)
@@ -124,6 +130,7 @@ class Engine:
         """The peer's last stream has ended: free all sessions it owns."""
         for session in [s for s in self._sessions.values() if s.owner == peer]:
             self._forget(session)
+        self._uploads.gone(peer)
         if self._training is not None:
             self._training.gone(peer)
 
@@ -199,26 +206,51 @@ class Engine:
     def _open(self, sender: PeerId, message: Open) -> None:
         try:
             self._check_open(sender, message)
-        except HopError as error:
-            self._send_fault(sender, Fault(message.session, FaultCode(error.code), str(error)))
-        except BusyError as error:
-            self._send_busy(sender, Busy(message.session, error.retry_after, str(error)))
+            keys = message.own_adapters
+            if lacking := self._uploads.lacking(sender, message.session, keys):
+                self._send(sender, Missing(message.session, 0, lacking))
+                return
+            deltas = self._deltas(sender, keys)
+            if not self._leases.raise_to(message.session, self._span.pool.pages_for(message.lease)):
+                raise self._full(f"{message.lease} tokens are wanted and {self._leases.free_tokens} are free")
+        except (HopError, BusyError) as error:
+            self._turn_away(sender, message.session, error)
         else:
             inbox = Inbox(self._limits.inbox_frames, self._limits.inbox_bytes)
-            session = HopSession.opened(sender, message, self._span.cache, inbox, self._clock())
+            session = HopSession.opened(sender, message, deltas, self._span.cache, inbox, self._clock())
             self._sessions[session.id] = session
             self._opened += 1
             self._send(sender, Ready(session.id))
 
+    def _take(self, sender: PeerId, message: Adapter) -> None:
+        """An adapter for a session that is about to be opened."""
+        used = {(session.owner, key) for session in self._sessions.values() for _, key in session.adapters}
+        try:
+            self._uploads.take(sender, message, used)
+        except (HopError, BusyError) as error:
+            self._uploads.forget(message.session)
+            self._turn_away(sender, message.session, error)
+
+    def _deltas(self, owner: PeerId, keys: AdapterKeys) -> tuple[Delta, ...]:
+        """What adapters that are here do to blocks. Raises HopError when they don't fit them."""
+        fitted = [self._span.fit(block, self._uploads.get(owner, key)) for block, key in keys]
+        return tuple(delta for deltas in fitted for delta in deltas)
+
+    def _turn_away(self, sender: PeerId, session: SessionId, error: HopError | BusyError) -> None:
+        if isinstance(error, BusyError):
+            self._send_busy(sender, Busy(session, error.retry_after, str(error)))
+        else:
+            self._send_fault(sender, Fault(session, FaultCode(error.code), str(error)))
+
     def _check_open(self, sender: PeerId, message: Open) -> None:
-        """Promises the lease. Raises HopError or Busy."""
+        """Whether a session can be opened, its adapters and room for it aside. Raises HopError or Busy."""
         limits, pool = self._limits, self._span.pool
         if message.model != self._model:
             raise HopError(FaultCode.REFUSED, f"this peer serves model {self._model}, not {message.model}")
         if message.hop not in self._span.blocks:
             raise HopError(FaultCode.REFUSED, f"this peer holds blocks {self._span.blocks}, not {message.hop}")
-        if message.hosted is not None or any(block in message.hop for block, _ in message.adapters):
-            raise HopError(FaultCode.REFUSED, "this peer generates without adapters: open the session without one")
+        if message.hosted is not None:
+            raise HopError(FaultCode.REFUSED, "this peer hosts no adapters: send yours")
         most = min(limits.max_lease, pool.tokens)
         if message.lease > most:
             raise HopError(FaultCode.REFUSED, f"a lease of {message.lease} tokens; this peer gives {most} at most")
@@ -226,8 +258,6 @@ class Engine:
             raise self._full(f"all {limits.max_sessions} sessions of this peer are taken")
         if sum(s.owner == sender for s in self._sessions.values()) >= limits.max_sessions_per_owner:
             raise self._full(f"a client may have {limits.max_sessions_per_owner} sessions here")
-        if not self._leases.raise_to(message.session, pool.pages_for(message.lease)):
-            raise self._full(f"{message.lease} tokens are wanted and {self._leases.free_tokens} are free")
 
     def _full(self, text: str) -> BusyError:
         return BusyError(text, self._limits.retry_seconds)
@@ -272,7 +302,9 @@ class Engine:
         if isinstance(message, Step | Fork | Relink | Ping):
             text = "this session is not known here: it was closed, or idle for too long, or the peer has restarted"
             self._send_fault(sender, Fault(message.session, FaultCode.UNKNOWN_SESSION, text))
-        elif not isinstance(message, Close):
+        elif isinstance(message, Close):
+            self._uploads.forget(message.session)
+        else:
             self._ignored += 1
 
     def _blame(self, sender: PeerId, why: str) -> None:
@@ -368,6 +400,8 @@ class Engine:
         if message.model != self._model or message.hop != session.hop:
             text = f"this session is open for blocks {session.hop} of model {self._model}"
             raise HopError(FaultCode.REFUSED, text)
+        if message.own_adapters != session.adapters or message.hosted is not None:
+            raise HopError(FaultCode.REFUSED, "a session keeps its adapters: open another one to change them")
         if message.lease > session.lease:
             most = min(self._limits.max_lease, self._span.pool.tokens)
             if message.lease > most:
@@ -457,11 +491,11 @@ class Engine:
         return batch
 
     def _run(self, batch: Batch) -> None:
-        """One pass for each hop that occurs in the batch."""
-        hops: dict[Span, Batch] = {}
+        """One pass for each hop that occurs in the batch, and for each choice of adapters."""
+        hops: dict[tuple[Span, AdapterKeys], Batch] = {}
         for session, piece in batch:
-            hops.setdefault(session.hop, []).append((session, piece))
-        for hop, part in hops.items():
+            hops.setdefault((session.hop, session.adapters), []).append((session, piece))
+        for (hop, _), part in hops.items():
             slices = [[RowSlice(session.extend(row), row.at, row.n) for row in piece.rows] for session, piece in part]
             self._forward(hop, part, slices)
 
@@ -471,7 +505,7 @@ class Engine:
         try:
             hidden = torch.cat([piece.hidden for _, piece in batch])
             rows = [row for each in slices for row in each]
-            outputs = self._span.forward(hidden, rows, self._span.part(hop)).to("cpu")
+            outputs = self._span.forward(hidden, rows, self._span.part(hop), batch[0][0].deltas).to("cpu")
         except Exception as error:  # whatever torch may raise; the engine outlives it
             if len(batch) > 1:
                 logger.warning("a batch of %d sessions failed and is repeated one by one: %s", len(batch), error)

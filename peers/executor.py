@@ -115,12 +115,14 @@ def _work(connection: socket.socket, inlet: Inlet) -> None:
         failed = {"class": type(error).__name__, "message": str(error)}
         connection.sendall(pack(Kind.FAILED, json.dumps(failed).encode()))
         return
+    limits = settings.limits
+    spare = max(1, _free(loaded, settings) // 4)
     engine = Engine(
         loaded.span,
         model=loaded.checkpoint.digest,
         max_positions=loaded.checkpoint.max_positions,
         outbox_tokens=loaded.outbox_tokens,
-        limits=settings.limits,
+        limits=replace(limits, total_adapter_bytes=min(limits.total_adapter_bytes, spare)),
         training=_training_desk(loaded, settings),
         clock=time.monotonic,
     )
@@ -130,23 +132,25 @@ def _work(connection: socket.socket, inlet: Inlet) -> None:
 
 def _training_desk(loaded: Loaded, settings: ExecutorSettings) -> TrainingDesk:
     """Its layers are read when somebody first wants to train, beside those that generate."""
-    span, checkpoint = loaded.span, loaded.checkpoint
-
-    def free() -> int:
-        spare = available_memory(span.device)
-        return spare if settings.max_memory is None else min(spare, settings.max_memory - resident_bytes())
+    span, checkpoint, free = loaded.span, loaded.checkpoint, _free(loaded, settings)
 
     def load_trainee() -> Trainee:
-        check_memory(checkpoint, span.blocks, span.dtype, free())
+        check_memory(checkpoint, span.blocks, span.dtype, _free(loaded, settings))
         return Trainee.load(checkpoint, span.blocks, dtype=span.dtype, device=span.device)
 
     return TrainingDesk(
         load_trainee,
         model=checkpoint.digest,
         blocks=span.blocks,
-        limits=replace(settings.training, kept_bytes=max(0, min(settings.training.kept_bytes, free() // 4))),
+        limits=replace(settings.training, kept_bytes=max(0, min(settings.training.kept_bytes, free // 4))),
         clock=time.monotonic,
     )
+
+
+def _free(loaded: Loaded, settings: ExecutorSettings) -> int:
+    """Bytes of memory that nobody uses yet, and this peer may."""
+    spare = available_memory(loaded.span.device)
+    return spare if settings.max_memory is None else min(spare, settings.max_memory - resident_bytes())
 
 
 def die_with_parent() -> None:

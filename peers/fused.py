@@ -10,7 +10,8 @@ that is a module costs 0.6 µs and a call of one as much again, some twenty time
 in `_modules`, and call the `forward` of what is theirs; maps to which others may attach are called as modules.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,7 +21,20 @@ from torch.nn.functional import rms_norm
 from peers.batch import Heads, PagedBatch
 from peers.turns import Turning
 
-__all__ = ["Attention", "Beside", "FusedBlock", "Mlp", "Norm", "WholeMlp"]
+__all__ = ["Attention", "Beside", "FusedBlock", "Mlp", "Norm", "Part", "WholeMlp"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """Where a linear layer of the library is in a fused block: outputs `[begin, begin + outputs)` of the map at `path`,
+    in `order`, None for its own. `alone`: the map has no other outputs, and these are in order."""
+
+    path: str
+    begin: int
+    outputs: int
+    inputs: int
+    order: Tensor | None
+    alone: bool
 
 
 class Norm(nn.Module):
@@ -117,8 +131,17 @@ class WholeMlp(nn.Module):
 
 
 class FusedBlock(nn.Module):
-    def __init__(self, norm: Norm, attention: Attention, mlp_norm: Norm, mlp: nn.Module) -> None:
+    def __init__(
+        self,
+        norm: Norm,
+        attention: Attention,
+        mlp_norm: Norm,
+        mlp: nn.Module,
+        parts: Mapping[str, Part] | None = None,
+    ) -> None:
+        """`parts`: of the library's layer, by their paths there."""
         super().__init__()
+        self.parts = dict(parts or {})
         self.norm, self.attention, self.mlp_norm, self.mlp = norm, attention, mlp_norm, mlp
 
     def forward(self, states: Tensor, batch: PagedBatch) -> Tensor:

@@ -5,14 +5,14 @@ a perceptron; nothing else that has weights. Whether the block then computes wha
 try (`peers.span`): a layer may do more than its parts show, and is left as it is then.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from peers.batch import Heads
-from peers.fused import Attention, Beside, FusedBlock, Mlp, Norm, WholeMlp
+from peers.fused import Attention, Beside, FusedBlock, Mlp, Norm, Part, WholeMlp
 from peers.turns import Turning, pair_order
 from swarm.packing import Packed, join
 
@@ -37,10 +37,11 @@ def fuse(layer: nn.Module, heads: Heads, turnings: Iterable[Turning | None]) -> 
         fused = _attention(attention, heads, turning)
         if fused is None:
             return
-        yield FusedBlock(first, fused, second, _mlp(mlp))
+        perceptron, mlp_parts = _mlp(mlp)
+        yield FusedBlock(first, fused[0], second, perceptron, fused[1] | mlp_parts)
 
 
-def _attention(module: nn.Module, heads: Heads, turning: Turning | None) -> Attention | None:
+def _attention(module: nn.Module, heads: Heads, turning: Turning | None) -> tuple[Attention, dict[str, Part]] | None:
     children = _with_weights(module)
     out = children.pop("o_proj", None)
     norms = [children.pop(name, None) for name in ("q_norm", "k_norm")]
@@ -48,7 +49,7 @@ def _attention(module: nn.Module, heads: Heads, turning: Turning | None) -> Atte
     if joined is None or out is None or not _is_linear(out) or children or list(module.parameters(recurse=False)):
         return None
     total = heads.query + 2 * heads.kv
-    if _outputs(joined) != total * heads.width:
+    if _outputs(joined.values()) != total * heads.width:
         return None
     order = _order(heads, turning)
     norm = None
@@ -57,20 +58,47 @@ def _attention(module: nn.Module, heads: Heads, turning: Turning | None) -> Atte
         norm = _head_norm(each, heads, turning)
         if norm is None:
             return None
-    return Attention(_join(joined, order), norm, _unmapped(out), heads, turning)
+    parts = _parts("self_attn", joined, "attention.joined", order) | _parts(
+        "self_attn", {"o_proj": out}, "attention.out"
+    )
+    return Attention(_join(list(joined.values()), order), norm, _unmapped(out), heads, turning), parts
 
 
-def _mlp(module: nn.Module) -> nn.Module:
+def _mlp(module: nn.Module) -> tuple[nn.Module, dict[str, Part]]:
     """Joined when it is the usual gated one, else the library's own."""
     children = _with_weights(module)
     down = children.pop("down_proj", None)
     act = getattr(module, "act_fn", getattr(module, "activation_fn", None))
     joined = _linears(children, ("gate_proj", "up_proj"), ("gate_up_proj",))
     if down is None or joined is None or not callable(act):
-        return WholeMlp(module)
-    if not _is_linear(down) or children or list(module.parameters(recurse=False)) or _outputs(joined) % 2:
-        return WholeMlp(module)
-    return Mlp(_join(joined, None), silu if _is_silu(act, like=_weights(module)[0]) else act, _unmapped(down))
+        return _whole(module)
+    outputs = _outputs(joined.values())
+    if not _is_linear(down) or children or list(module.parameters(recurse=False)) or outputs % 2:
+        return _whole(module)
+    quick = silu if _is_silu(act, like=_weights(module)[0]) else act
+    parts = _parts("mlp", joined, "mlp.joined") | _parts("mlp", {"down_proj": down}, "mlp.down")
+    return Mlp(_join(list(joined.values()), None), quick, _unmapped(down)), parts
+
+
+def _whole(module: nn.Module) -> tuple[nn.Module, dict[str, Part]]:
+    parts: dict[str, Part] = {}
+    for path, linear in module.named_modules():
+        if path and _is_linear(linear):
+            parts |= _parts("mlp", {path: linear}, f"mlp.mlp.{path}")
+    return WholeMlp(module), parts
+
+
+def _parts(owner: str, linears: Mapping[str, nn.Module], path: str, order: Tensor | None = None) -> dict[str, Part]:
+    """Of these linear layers of a layer's `owner`, which are one map at `path`, its rows in this order."""
+    found: dict[str, Part] = {}
+    begin = 0
+    for name, linear in linears.items():
+        outputs, inputs = _outputs([linear]), linear.in_features
+        assert isinstance(inputs, int)
+        own = None if order is None else order[begin : begin + outputs] - begin
+        found[f"{owner}.{name}"] = Part(path, begin, outputs, inputs, own, len(linears) == 1 and order is None)
+        begin += outputs
+    return found
 
 
 def _is_silu(act: Callable[[Tensor], Tensor], like: Tensor) -> bool:
@@ -89,11 +117,11 @@ def _with_weights(module: nn.Module) -> dict[str, nn.Module]:
     return {name: child for name, child in module.named_children() if _weights(child)}
 
 
-def _linears(children: dict[str, nn.Module], *choices: tuple[str, ...]) -> list[nn.Module] | None:
+def _linears(children: dict[str, nn.Module], *choices: tuple[str, ...]) -> dict[str, nn.Module] | None:
     """The first choice of names that are all there, taken out of `children`."""
     for names in choices:
         if all(_is_linear(children.get(name)) for name in names):
-            return [children.pop(name) for name in names]
+            return {name: children.pop(name) for name in names}
     return None
 
 

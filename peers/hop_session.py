@@ -11,6 +11,7 @@ from peers.inbox import Inbox
 from peers.kv import KVCache
 from peers.pages import PageTable
 from peers.prefixes import RowKeys, root_key, token_digests
+from peers.training.deltas import Delta
 from peers.work import Work
 from swarm.errors import HopError
 from swarm.ids import PeerId, RowId, SessionId, Span
@@ -27,6 +28,7 @@ from swarm.messages import (
     Step,
     StepRow,
 )
+from swarm.training import AdapterKeys
 
 __all__ = ["HopSession"]
 
@@ -35,7 +37,8 @@ __all__ = ["HopSession"]
 class HopSession:
     """`held` are the pages of the KV pool that its rows hold, and how many of the rows hold each: what another session
     holds as well counts for both, so that it is promised to whoever stays longer. `root`: what the keys of its rows
-    begin with, None when they are no one else's business. `sent` is where sending on begins, row by row."""
+    begin with, None when they are no one else's business. `sent` is where sending on begins, row by row. `deltas` are
+    what `adapters` do to its blocks."""
 
     id: SessionId
     owner: PeerId
@@ -49,6 +52,8 @@ class HopSession:
     inbox: Inbox
     heard: float  # when a peer with a say in it last spoke, seconds
     root: bytes | None = None
+    adapters: AdapterKeys = ()
+    deltas: tuple[Delta, ...] = ()
     sent: dict[RowId, int] = field(default_factory=dict)
     rows: dict[RowId, PageTable] = field(default_factory=dict)
     work: Work | None = None
@@ -57,7 +62,9 @@ class HopSession:
     keys: dict[RowId, RowKeys] = field(default_factory=dict)
 
     @classmethod
-    def opened(cls, owner: PeerId, message: Open, kv: KVCache, inbox: Inbox, now: float) -> "HopSession":
+    def opened(
+        cls, owner: PeerId, message: Open, deltas: tuple[Delta, ...], kv: KVCache, inbox: Inbox, now: float
+    ) -> "HopSession":
         return cls(
             id=message.session,
             owner=owner,
@@ -70,7 +77,9 @@ class HopSession:
             kv=kv,
             inbox=inbox,
             heard=now,
-            root=root_key(message.model, message.hop, message.codec) if message.share else None,
+            root=root_key(message.model, message.hop, message.codec, message.own_adapters) if message.share else None,
+            adapters=message.own_adapters,
+            deltas=deltas,
             sent=dict(message.sent),
         )
 

@@ -23,6 +23,8 @@ class EngineLimits:
     inbox_bytes: int = 128 << 20  # of the frames that wait for one session
     total_inbox_bytes: int = 512 << 20  # of all frames that wait
     frame_bytes: int = 4 << 20  # of hidden states in one frame that is sent
+    adapter_bytes: int = 256 << 20  # of one client's adapters to generate with
+    total_adapter_bytes: int = 1 << 30  # of all clients'
 
     def __post_init__(self) -> None:
         for each in fields(self):

@@ -17,13 +17,15 @@ from torch import Tensor
 from peers.pages import PagePool
 from swarm.ids import Digest, PeerId, Span
 from swarm.messages import KEY_BYTES, PageKeys
+from swarm.training import AdapterKeys
 
 __all__ = ["Prefixes", "RowKeys", "SharedPage", "root_key", "token_digests"]
 
 
-def root_key(model: Digest, blocks: Span, codec: str) -> bytes:
-    """What the keys of all rows begin with that go through the same blocks of the same model."""
-    return _digest(f"{model} {blocks.start}:{blocks.end} {codec}".encode())
+def root_key(model: Digest, blocks: Span, codec: str, adapters: AdapterKeys = ()) -> bytes:
+    """What the keys of all rows begin with that go through the same blocks of the same model with the same adapters."""
+    tuned = "".join(f" {block}={key.hex()}" for block, key in adapters)
+    return _digest(f"{model} {blocks.start}:{blocks.end} {codec}{tuned}".encode())
 
 
 def token_digests(hidden: Tensor) -> Iterator[bytes]:

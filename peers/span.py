@@ -7,7 +7,8 @@ client's. No code here knows a model family; `probe` finds out whether one can w
 replaced by fused blocks (`peers.fused`), each only when it gives what the layer gave.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Self
 
@@ -24,12 +25,14 @@ from peers.pages import PagePool, PageTable, RowSlice
 from peers.quantized import Packing, load_packed
 from peers.rotary import Rotaries, TurningRotary
 from peers.streamed import load_streamed
+from peers.training.deltas import BlockAdapter, Delta
 from peers.trial import Trial
 from peers.window import Window
 from swarm.checkpoint import Checkpoint, load_span
-from swarm.errors import ModelError, UsageError
+from swarm.errors import HopError, ModelError, UsageError
 from swarm.ids import Span
 from swarm.layout import align, give_back_memory, let_go_of_files
+from swarm.messages import FaultCode
 from swarm.onednn import pack_linears
 from swarm.packing import Packed
 
@@ -127,12 +130,25 @@ class BlockSpan:
             raise UsageError(f"blocks {hop} are not within {self.blocks}")
         return slice(hop.start - self.blocks.start, hop.end - self.blocks.start)
 
+    def fit(self, block: int, adapter: BlockAdapter) -> tuple[Delta, ...]:
+        """What an adapter does to a block of this span, for `forward`. Raises HopError when it does not fit."""
+        if adapter.prefix is not None:
+            raise HopError(FaultCode.REFUSED, "keys and values in front of rows are for passes that keep nothing")
+        return adapter.to(self.device).deltas(self._layers[block - self.blocks.start])
+
     @torch.inference_mode()
-    def forward(self, hidden: Tensor, rows: Sequence[RowSlice], layers: slice | None = None) -> Tensor:
+    def forward(
+        self,
+        hidden: Tensor,
+        rows: Sequence[RowSlice],
+        layers: slice | None = None,
+        deltas: Iterable[Delta] = (),
+    ) -> Tensor:
         """Runs `layers` (of this span, counted from 0; default all) over the packed new tokens of `rows`.
 
         `hidden` `[T, hidden size]`: the rows' tokens in the order of `rows`, in any dtype and on any device. Returns
-        the same shape in the span's dtype and on its device. Keys and values are written for these layers alone.
+        the same shape in the span's dtype and on its device. Keys and values are written for these layers alone. All
+        rows are computed with `deltas`, from `fit`.
         """
         layers = layers or slice(0, len(self.blocks))
         tokens = sum(row.n for row in rows)
@@ -140,7 +156,10 @@ class BlockSpan:
             raise ValueError(f"{tokens} tokens of width {self.hidden_size} don't have shape {list(hidden.shape)}")
         batches = [PagedBatch(self.cache, packed, self._windows) for packed in self._rotary.split(rows)]
         parts = torch.split(hidden, [batch.tokens for batch in batches])
-        outputs = [self._run(part, batch, layers) for part, batch in zip(parts, batches, strict=True)]
+        with ExitStack() as stack:
+            for delta in deltas:
+                delta.hook(stack, training=False)
+            outputs = [self._run(part, batch, layers) for part, batch in zip(parts, batches, strict=True)]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def copy_pages(self, copies: Sequence[tuple[int, int]]) -> None:

@@ -124,11 +124,11 @@ def plan_chain(
     """The chain over `blocks` with the least predicted latency of a decode step: source → hops → sink.
 
     No peer of `avoid` takes part, and none in another precision than those of `like`, if there are any, unless it is
-    needed or very much faster. All host the adapter whose digest is `hosting`, if there is one. `rows` are in one step, `token_bytes` is a hidden state on the wire, `tokens` the KV
-    that every hop must reserve. Among peers nearly as good `salt` decides: different clients choose differently, each
-    one always the same. To mend a chain, `source` and `sink` are the living hops around the gap, which may fill it
-    themselves. Raises MissingBlocks: its message tells blocks that nobody holds from those that avoided peers hold, or
-    peers without the adapter.
+    needed or very much faster. All host the adapter whose digest is `hosting`, if there is one. `rows` are in one
+    step, `token_bytes` is a hidden state on the wire, `tokens` the KV that every hop must reserve. Among peers nearly
+    as good `salt` decides: different clients choose differently, each one always the same. To mend a chain, `source`
+    and `sink` are the living hops around the gap, which may fill it themselves. Raises MissingBlocks: its message
+    tells blocks that nobody holds from those that avoided peers hold, or peers without the adapter.
     """
     costs = costs or Costs()
     peers = _candidates(view, blocks, avoid, hosting)

@@ -160,6 +160,11 @@ class Open:
     adapters: AdapterKeys = ()
     hosted: str | None = None
 
+    @property
+    def own_adapters(self) -> AdapterKeys:
+        """Those of the hop's blocks, in their order."""
+        return tuple(sorted((block, key) for block, key in self.adapters if block in self.hop))
+
     def pack(self) -> bytes:
         return encode(
             {

@@ -34,6 +34,11 @@ class Adapters:
     def learn(self) -> bool:
         return any(parameter.requires_grad for parameter in self.parameters)
 
+    @property
+    def drops(self) -> bool:
+        """Whether some of it is dropped while training."""
+        return any(module.dropout for tuned, _ in self.blocks.values() for module in tuned)
+
     def pack(self) -> dict[int, PackedAdapter]:
         """As they are at this moment."""
         packed = {}

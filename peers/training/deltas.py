@@ -7,18 +7,18 @@ et al. 2021) with any scaling, and (IA)^3 (Liu et al. 2022).
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, linear
-from transformers.pytorch_utils import Conv1D
 
+from peers.places import Place
 from swarm.codecs import read_tensors
 from swarm.errors import HopError
 from swarm.messages import FaultCode
 from swarm.training import Tuned
 
-__all__ = ["PREFIX", "BlockAdapter", "applied"]
+__all__ = ["PREFIX", "BlockAdapter", "Delta", "applied"]
 
 PREFIX = "prefix"  # the kind that is no module's
 
@@ -44,6 +44,9 @@ class BlockAdapter:
         """The same tensors, to be differentiated by."""
         return BlockAdapter(self.tuned, tuple(tensor.detach().requires_grad_() for tensor in self.tensors))
 
+    def to(self, device: torch.device) -> "BlockAdapter":
+        return BlockAdapter(self.tuned, tuple(tensor.to(device) for tensor in self.tensors))
+
     @property
     def prefix(self) -> tuple[Tensor, Tensor] | None:
         """Keys and values `[heads, n, head size]` in front of every sequence. Raises HopError when they are none."""
@@ -55,9 +58,12 @@ class BlockAdapter:
 
     def hooks(self, layer: nn.Module, stack: ExitStack, training: bool) -> None:
         """Until the stack ends. Raises HopError when it does not fit the layer."""
-        for module, tensors in self._parts():
-            if module.kind != PREFIX:
-                _Delta.of(layer, module, tensors).hook(stack, training)
+        for delta in self.deltas(layer):
+            delta.hook(stack, training)
+
+    def deltas(self, layer: nn.Module) -> "tuple[Delta, ...]":
+        """What it does to the modules of a layer, the prefix left out. Raises HopError when it does not fit."""
+        return tuple(Delta.of(layer, module, tensors) for module, tensors in self._parts() if module.kind != PREFIX)
 
     def _parts(self) -> Iterator[tuple[Tuned, Mapping[str, Tensor]]]:
         tensors = iter(self.tensors)
@@ -74,65 +80,58 @@ def applied(layers: Sequence[nn.Module], adapters: Mapping[int, BlockAdapter], *
         yield
 
 
-@dataclass(frozen=True, slots=True)
-class _Delta:
+@dataclass(frozen=True, slots=True, eq=False)
+class Delta:
     """One adapter at one linear layer."""
 
-    target: nn.Module
+    place: Place
     tuned: Tuned
     tensors: Mapping[str, Tensor]
 
     @classmethod
-    def of(cls, layer: nn.Module, tuned: Tuned, tensors: Mapping[str, Tensor]) -> "_Delta":
+    def of(cls, layer: nn.Module, tuned: Tuned, tensors: Mapping[str, Tensor]) -> "Delta":
         """Raises HopError when there is no such layer, or the tensors are not of its shape."""
-        try:
-            target = layer.get_submodule(tuned.path)
-        except AttributeError:
-            target = None
-        if not tuned.path or not isinstance(target, nn.Linear | Conv1D):
+        place = Place.find(layer, tuned.path)
+        if place is None:
             raise HopError(FaultCode.REFUSED, f"the blocks here have no linear layer '{tuned.path[:80]}' to adapt")
-        out, width = _shape(target)
+        out, width = place.outputs, place.inputs
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         if shapes not in _expected(tuned.kind, tensors, out, width):
             what = f"an adapter ({tuned.kind}) for '{tuned.path[:80]}'"
             raise HopError(FaultCode.REFUSED, f"{what} has tensors {shapes}, which don't fit {out} x {width}")
-        return cls(target, tuned, tensors)
+        return cls(place, tuned, tensors)
 
     def hook(self, stack: ExitStack, training: bool) -> None:
-        if self.tuned.kind == "ia3-input":
-            handle = self.target.register_forward_pre_hook(self._scale_input)
+        target = self.place.target
+        if self.tuned.kind == "ia3-input" and self.place.alone:
+            handle = target.register_forward_pre_hook(lambda _, args: (self._scaled(args[0]), *args[1:]))
+        elif self.tuned.kind == "ia3-input":
+            handle = target.register_forward_hook(
+                lambda _, args, output: self.place.computed(output, self._scaled(args[0]))
+            )
         elif self.tuned.kind == "ia3":
-            handle = self.target.register_forward_hook(self._scale_output)
+            handle = target.register_forward_hook(
+                lambda _, __, output: self.place.scale(output, self.tensors["scale"].flatten())
+            )
         else:
             share = self.tuned.dropout if training else 0.0
-            handle = self.target.register_forward_hook(lambda _, args, output: self._low_rank(args[0], output, share))
+            handle = target.register_forward_hook(lambda _, args, output: self._low_rank(args[0], output, share))
         stack.callback(handle.remove)
 
-    def _scale_input(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def _scaled(self, x: Tensor) -> Tensor:
         scale = self.tensors["scale"].flatten()
-        return (args[0].to(scale.dtype).mul(scale).to(args[0].dtype), *args[1:])
-
-    def _scale_output(self, _: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:
-        scale = self.tensors["scale"].flatten()
-        return output.to(scale.dtype).mul(scale).to(output.dtype)
+        return x.to(scale.dtype).mul(scale).to(x.dtype)
 
     def _low_rank(self, x: Tensor, output: Tensor, share: float) -> Tensor:
         down, up = self.tensors["A"], self.tensors["B"]
         given = dropout(x.to(down.dtype), share) if share else x.to(down.dtype)
-        change = linear(linear(given, down), up) * self.tuned.scaling
-        return output + change.to(output.dtype)
+        return self.place.add(output, linear(linear(given, down), up) * self.tuned.scaling)
 
 
 def _check_prefix(tensors: Mapping[str, Tensor]) -> None:
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if shapes.keys() != {"keys", "values"} or shapes["keys"] != shapes["values"] or len(shapes["keys"]) != 3:
         raise HopError(FaultCode.REFUSED, f"a prefix has keys and values [heads, n, head size], not {shapes}")
-
-
-def _shape(target: nn.Module) -> tuple[int, int]:
-    """Outputs and inputs of a linear layer."""
-    first, second = target.get_parameter("weight").shape
-    return (first, second) if isinstance(target, nn.Linear) else (second, first)
 
 
 def _expected(kind: str, tensors: Mapping[str, Tensor], out: int, width: int) -> list[dict[str, tuple[int, ...]]]:

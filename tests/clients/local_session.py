@@ -21,6 +21,7 @@ from swarm.checkpoint import load_span, resolve
 from swarm.errors import NetworkError, UsageError
 from swarm.ids import PeerId, RowId, Span
 from swarm.messages import Contact
+from swarm.training import PackedAdapter
 
 T = TypeVar("T")
 
@@ -56,7 +57,16 @@ class LocalConnection:
             raise NetworkError("this connection is closed")
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
-    async def session(self, *, embed: Embed, lease_tokens: int, observer: Observer | None = None) -> "LocalSession":
+    async def session(
+        self,
+        *,
+        embed: Embed,
+        lease_tokens: int,
+        observer: Observer | None = None,
+        adapters: Mapping[int, PackedAdapter] | None = None,
+    ) -> "LocalSession":
+        if adapters:
+            raise UsageError("the stand-in for a swarm computes without adapters")
         session = LocalSession(self, embed, lease_tokens)
         if observer is not None:
             observer(ChainChanged((HERE,), (), 0.0, "the session begins"))

@@ -38,7 +38,7 @@ class Sums:
     def submit(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
-    async def session(self, *, embed: Embed, lease_tokens: int) -> "Sums":
+    async def session(self, *, embed: Embed, lease_tokens: int, **_: object) -> "Sums":
         return self
 
     @property

@@ -1,7 +1,7 @@
 """A connection in virtual time for ordinary, blocking code: the clock runs only while a step is under way."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -11,6 +11,7 @@ from clients.history import Embed
 from clients.session import Session
 from clients.training.chains import TrainingChains
 from swarm.errors import NetworkError
+from swarm.training import PackedAdapter
 from tests.memory_swarm import MemorySwarm
 from tests.virtual import VirtualLoop
 
@@ -50,9 +51,16 @@ class VirtualConnection:
             raise NetworkError("this connection is closed")
         return self._thread.submit(self._run, work)
 
-    async def session(self, *, embed: Embed, lease_tokens: int, observer: Observer | None = None) -> Session:
+    async def session(
+        self,
+        *,
+        embed: Embed,
+        lease_tokens: int,
+        observer: Observer | None = None,
+        adapters: Mapping[int, PackedAdapter] | None = None,
+    ) -> Session:
         tell = both(self.swarm.hear, observer)
-        session = Session(self._client, embed=embed, lease=lease_tokens, patience=5.0, observer=tell)
+        session = Session(self._client, embed=embed, lease=lease_tokens, patience=5.0, observer=tell, adapters=adapters)
         await session.open()
         self.sessions.append(session)
         return session

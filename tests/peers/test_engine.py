@@ -1,7 +1,7 @@
 """A hop's side of sessions, on a table: two or three engines over a tiny model, frames carried by hand."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from peers.limits import EngineLimits
 from peers.span import BlockSpan, RowSlice
+from peers.training.deltas import Delta
 from swarm.codecs import encode
 from swarm.ids import Digest, PeerId, RowId, Span, new_session_id
 from swarm.messages import (
@@ -74,10 +75,16 @@ class Failing(BlockSpan):
     fail_at = -1
     nan_at = -1
 
-    def forward(self, hidden: Tensor, rows: Sequence[RowSlice], layers: slice | None = None) -> Tensor:
+    def forward(
+        self,
+        hidden: Tensor,
+        rows: Sequence[RowSlice],
+        layers: slice | None = None,
+        deltas: Iterable[Delta] = (),
+    ) -> Tensor:
         if any(row.n == self.fail_at for row in rows):
             raise RuntimeError("the device is on fire")
-        result = super().forward(hidden, rows, layers).clone()
+        result = super().forward(hidden, rows, layers, deltas).clone()
         begin = 0
         for row in rows:
             if row.n == self.nan_at:
