@@ -179,7 +179,7 @@ class Play:
 
 
 @pytest.mark.timeout(300)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     acts=st.lists(steps, min_size=1, max_size=12),
     delay=st.sampled_from((0.0, 0.01, 0.05)),

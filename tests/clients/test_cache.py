@@ -133,7 +133,7 @@ def stories(draw: st.DrawFn) -> list[tuple[str, Any]]:
     return story
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(stories())
 def test_a_cache_agrees_with_lists(story: list[tuple[str, Any]]) -> None:
     lists = Lists()

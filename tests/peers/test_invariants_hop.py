@@ -37,7 +37,7 @@ from tests.peers.ring import CLIENT, Chain, Clock, Model, Table, make_engine, ou
 WIDTH = 64
 PAGE = 4
 ALL = Span(0, 4)
-FRESH = settings(deadline=None, max_examples=40)
+FRESH = settings(max_examples=40)
 
 
 @pytest.fixture(scope="module")

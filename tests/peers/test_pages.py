@@ -288,5 +288,5 @@ class PagesMachine(RuleBasedStateMachine):
             )
 
 
-PagesMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+PagesMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=30)
 TestPages = PagesMachine.TestCase

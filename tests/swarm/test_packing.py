@@ -134,7 +134,7 @@ def test_weights_that_are_no_numbers_do_not_become_harmless(precision: str) -> N
     assert bool(pack(layer, precision)(torch.ones(1, 64)).isnan().any())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 8), st.integers(1, 8), st.floats(1e-6, 1e4), st.sampled_from(PACKED), st.integers(0, 2**32))
 def test_loss_does_not_depend_on_shape_or_size(
     width: int, outputs: int, size: float, precision: str, seed: int

@@ -162,7 +162,7 @@ SCRIPT: list[list[Act]] = [  # what is remembered is lost with a peer, then aske
 
 @pytest.mark.timeout(300)
 @example(acts=SCRIPT)
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(acts=st.lists(st.lists(acts, min_size=1, max_size=8), min_size=1, max_size=3))
 def test_every_answer_is_that_of_one_process_whatever_happens_beside_it(
     folder: Path, tmp_path: Path, local: PreTrainedModel, acts: list[list[Act]]

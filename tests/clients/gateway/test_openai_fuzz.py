@@ -83,7 +83,7 @@ def client(standing: LiveGateway) -> Any:
         yield client
 
 
-ONE_GATEWAY = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+ONE_GATEWAY = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @ONE_GATEWAY

@@ -109,7 +109,7 @@ MESSAGES = {
     "max_tokens": st.integers(1, 20) | ODD,
 }
 ONE_GATEWAY = settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None, max_examples=60
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=60
 )
 
 
