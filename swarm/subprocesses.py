@@ -78,8 +78,9 @@ class SwarmProcess:
         """`environment` is added to our own; `name` is for messages."""
         self.name = name
         self.temporary = Path(tempfile.mkdtemp(prefix="swarm-peer-"))  # the child's TMPDIR
+        started: list[subprocess.Popen[bytes]] = []
         # Who is told to stop just now may never hand this object on, so that nobody could close it.
-        self._clean = weakref.finalize(self, shutil.rmtree, self.temporary, ignore_errors=True)
+        self._clean = weakref.finalize(self, _clean_up, started, self.temporary)
         self._lines: deque[str] = deque(maxlen=KEPT_LINES)
         self._ended = False  # its output
         self._closed = False
@@ -92,6 +93,7 @@ class SwarmProcess:
             env={**_without_defaults(os.environ), "TMPDIR": str(self.temporary), **(environment or {})},
             start_new_session=True,
         )
+        started.append(self._process)
         self._reader = threading.Thread(target=self._read, name=f"log of {name}", daemon=True)
         self._reader.start()
 
@@ -244,6 +246,16 @@ class ServeProcess(SwarmProcess):
 
     def _hear_ready(self, event: Mapping[str, Any]) -> None:
         self._ready = ReadyPeer.from_event(event)
+
+
+def _clean_up(started: Sequence[subprocess.Popen[bytes]], temporary: Path) -> None:
+    """Whoever still runs would go on writing into the folder."""
+    for process in started:
+        if process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait(GRACE)
+    shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _event(line: str) -> dict[str, Any] | None:

@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from clients.gateway.keys import parse_keys
 from clients.gateway.served import Served
@@ -136,6 +136,16 @@ def test_renamed_chat_keeps_its_name(page: Page, live: LiveGateway) -> None:
     page.keyboard.press("Enter")
     page.reload()
     expect(chats(page)).to_contain_text(["A good name"])
+
+
+def test_whoever_asks_before_the_page_knows_the_models_is_answered(page: Page, live: LiveGateway) -> None:
+    held: list[Route] = []
+    page.route("**/swarm.json", lambda route: held.append(route))
+    page.goto(live.url)
+    ask(page, "Quick")
+    expect(complete(page)).to_contain_text("Hello there.")
+    for route in held:
+        route.continue_()
 
 
 def test_settings_reach_the_model(page: Page, live: LiveGateway, completer: ScriptedCompleter) -> None:

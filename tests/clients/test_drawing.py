@@ -122,6 +122,7 @@ def test_json_says_the_same() -> None:
         "peer_id": "12D3KooWa",
         "public_name": "Ada",
         "addresses": ["/ip4/192.0.2.1/tcp/31330"],
+        "relayed": False,
         "state": "online",
         "blocks": [0, 20],
         "throughput": 123.4,

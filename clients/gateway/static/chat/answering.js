@@ -1,5 +1,5 @@
 // Answers on their way: each streams into its chat, also while another chat is shown, and is saved as it grows.
-import { complete } from "./api.js";
+import { complete, readModels } from "./api.js";
 import { heard, noChain } from "./chain.js";
 import { branch, newId, withNode } from "./tree.js";
 
@@ -41,7 +41,10 @@ export class Answers {
       setInterval(() => this.#save(chat.id, answer), SAVE_EVERY),
     ];
     try {
-      for await (const event of complete(bodyOf(chat, parent), controller.signal)) {
+      const body = bodyOf(chat, parent);
+      body.model ??= (await readModels(controller.signal))[0]; // somebody was quicker than the list of models
+      answer.node = { ...answer.node, model: body.model };
+      for await (const event of complete(body, controller.signal)) {
         const said = answer.take(event, this.#nameOf);
         if (said) this.onNews(said);
         if (!this.#chats.get(chat.id)) controller.abort(); // deleted, here or in another tab
