@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from swarm.addresses import peer_of
 from swarm.errors import NetworkError, UsageError
 from swarm.identity import Identity
 from swarm.libp2p import Libp2pHost
+from tests.endings import wait_for_end
 
 pytestmark = pytest.mark.anyio
 
@@ -46,14 +46,6 @@ def sockets(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield folder
     assert list(folder.iterdir()) == []
     folder.rmdir()
-
-
-def wait_for_end(process: psutil.Process) -> None:
-    """Until `process`, which need not be our child, is gone or waits only to be reaped."""
-    deadline = time.monotonic() + PATIENCE
-    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline, f"{process} lives on"
-        time.sleep(0.05)
 
 
 def count(folder: Path) -> int:
