@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from peers.machine import pick_port
 from peers.settings import ServeSettings
+from swarm.addresses import listen_address
 from swarm.entrance import is_relayed
 from swarm.errors import NetworkError, SwarmError
 from swarm.identity import Identity
@@ -76,7 +77,7 @@ async def _find_way(settings: ServeSettings) -> _Way:
                 _log.info("no initial peer could say whether others can dial this machine; taking it that they can")
                 return _Way(port)
             if reach.reached:
-                return _Way(reach.port, (_multiaddress(reach.address, reach.port),))
+                return _Way(reach.port, (listen_address(reach.address, reach.port),))
             _log.info("others can't dial %s at port %d: looking for relays", reach.address, reach.port)
         return _Way(port, relays=await _find_relays(settings, host, asker))
 
@@ -127,7 +128,3 @@ async def _looks(host: Libp2pHost) -> AsyncIterator[tuple[str, ...]]:
     while True:
         yield await host.transport.addresses()
         await asyncio.sleep(GLANCE_SECONDS)
-
-
-def _multiaddress(address: str, port: int) -> str:
-    return f"/ip{ipaddress.ip_address(address).version}/{address}/tcp/{port}"

@@ -10,7 +10,7 @@ from hivemind.utils.multiaddr import Multiaddr
 from swarm.errors import NetworkError, UsageError
 from swarm.ids import PeerId
 
-__all__ = ["announced", "check_free", "listen_address", "packed", "peer_of"]
+__all__ = ["announced", "cannot_listen", "check_free", "listen_address", "packed", "peer_of"]
 
 _PEER = re.compile(r"/p2p/([^/]+)")
 _P2P = bytes([0xA5, 0x03])  # the code of /p2p/, as a varint
@@ -73,6 +73,9 @@ def check_free(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise NetworkError(
-                f"can't listen on {host}:{port}: {error.strerror}; give another --host or --port"
-            ) from error
+            raise cannot_listen(f"{host}:{port}", error.strerror) from error
+
+
+def cannot_listen(place: str, reason: str | None) -> NetworkError:
+    """To be raised for a `place` at which one may not listen."""
+    return NetworkError(f"can't listen on {place}: {reason}; give another --host or --port")

@@ -20,7 +20,7 @@ from hivemind.proto import p2pd_pb2
 from hivemind.utils.logging import use_hivemind_log_handler
 
 from swarm import daemon_launcher
-from swarm.addresses import announced, check_free, listen_address, packed, peer_of
+from swarm.addresses import announced, cannot_listen, check_free, listen_address, packed, peer_of
 from swarm.errors import NetworkError, StreamClosed, SwarmError, Unreachable, WireError
 from swarm.identity import Identity
 from swarm.ids import PeerId
@@ -408,7 +408,7 @@ def _start_error(message: str, place: str, initial_peers: Sequence[str]) -> Swar
         advice = "check that they run and can be reached from here, or ask for a newer address"
         return NetworkError(f"none of the initial peers answered: {', '.join(initial_peers)}; {advice}")
     if "failed to listen" in line:
-        return NetworkError(f"can't listen on {place}: {line}; give another --host or --port")
+        return cannot_listen(place, line)
     return NetworkError(f"the libp2p daemon did not start: {line}")
 
 

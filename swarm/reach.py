@@ -17,9 +17,9 @@ from hashlib import blake2b
 from typing import Any
 
 from swarm import fields
-from swarm.addresses import peer_of
+from swarm.addresses import cannot_listen, peer_of
 from swarm.entrance import HIGHEST_PORT
-from swarm.errors import NetworkError, StreamClosed, SwarmError, WireError
+from swarm.errors import StreamClosed, SwarmError, WireError
 from swarm.libp2p import Libp2pHost
 from swarm.transport import Stream, Transport
 from swarm.wire import decode, encode
@@ -61,7 +61,7 @@ async def ask_reach(transport: Transport, peers: Sequence[str], host: str, port:
     try:
         server = await asyncio.start_server(greet, host, port)
     except OSError as error:
-        raise NetworkError(f"can't listen on {host}:{port}: {error.strerror}; give another --host or --port") from error
+        raise cannot_listen(f"{host}:{port}", error.strerror) from error
     async with server:
         listening = int(server.sockets[0].getsockname()[1])
         async with asyncio.TaskGroup() as group:

@@ -128,15 +128,15 @@ class SwarmProcess:
 
     def kill(self) -> None:
         """SIGKILL to the whole group, as when the power goes: nothing is said to anyone. Does not wait."""
-        self._signal_group(signal.SIGKILL)
+        _signal_group(self._process, signal.SIGKILL)
 
     def stop(self) -> None:
         """SIGSTOP to the whole group: it hangs, its sockets stay open."""
-        self._signal_group(signal.SIGSTOP)
+        _signal_group(self._process, signal.SIGSTOP)
 
     def resume(self) -> None:
         """SIGCONT to the whole group."""
-        self._signal_group(signal.SIGCONT)
+        _signal_group(self._process, signal.SIGCONT)
 
     def abandon(self) -> None:
         """Ends its standard input, as the death of this process would."""
@@ -167,7 +167,7 @@ class SwarmProcess:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._process.wait(GRACE)
         finally:
-            self._signal_group(signal.SIGKILL)
+            _signal_group(self._process, signal.SIGKILL)
             self._process.wait(GRACE)
             self._reader.join(GRACE)
             for pipe in (self._process.stdin, self._process.stdout):
@@ -196,10 +196,6 @@ class SwarmProcess:
         ending = f"{what} after {limit:.0f} s" if code is None else f"ended with exit status {code}"
         lines = "\n  ".join(self.log[-SHOWN_LINES:]) or "(nothing)"
         raise SwarmError(f"the process '{self.name}' {ending}; the last it said was:\n  {lines}")
-
-    def _signal_group(self, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError):  # everyone in it is gone
-            os.killpg(self._process.pid, number)
 
     def _read(self) -> None:
         pipe: IO[bytes] | None = self._process.stdout
@@ -248,12 +244,16 @@ class ServeProcess(SwarmProcess):
         self._ready = ReadyPeer.from_event(event)
 
 
+def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):  # everyone in it is gone
+        os.killpg(process.pid, number)
+
+
 def _clean_up(started: Sequence[subprocess.Popen[bytes]], temporary: Path) -> None:
     """Whoever still runs would go on writing into the folder."""
     for process in started:
         if process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            _signal_group(process, signal.SIGKILL)
             process.wait(GRACE)
     shutil.rmtree(temporary, ignore_errors=True)
 

@@ -12,7 +12,7 @@ from swarm.dtypes import DTYPES, NAMES
 from swarm.errors import UsageError
 from swarm.training import PackedAdapter, TensorSpec, Tuned, adapter_key
 
-__all__ = ["Adapters", "PackedAdapter", "find_adapters", "spec"]
+__all__ = ["Adapters", "find_adapters", "spec"]
 
 _POSSIBLE = "peers can compute LoRA (rank-stabilised too) and IA3 on linear layers, and prompts of any kind"
 

@@ -10,12 +10,11 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from clients.client import Client
-from clients.training.adapters import PackedAdapter
 from clients.training.hop import Cost, HopLost, TrainingHop
 from routing.chains import Hop
 from swarm.errors import Busy, HopError, MissingBlocks, NetworkError, Unreachable
 from swarm.ids import PeerId, Span
-from swarm.training import MicroBatch
+from swarm.training import MicroBatch, PackedAdapter
 
 __all__ = ["INPUTS", "Leg", "TrainingChains", "total"]
 

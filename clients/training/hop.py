@@ -10,7 +10,6 @@ from torch import Tensor
 
 from clients.client import Client
 from clients.hops import HopStream, Lost
-from clients.training.adapters import PackedAdapter
 from routing.chains import Hop
 from swarm.codecs import body_size, decode, encode, read_tensors
 from swarm.errors import Busy as BusyError
@@ -25,6 +24,7 @@ from swarm.training import (
     Gradients,
     MicroBatch,
     Missing,
+    PackedAdapter,
     Passed,
     Train,
 )

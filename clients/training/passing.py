@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from clients.cache import Opener
-from clients.training.adapters import Adapters, PackedAdapter
+from clients.training.adapters import Adapters
 from clients.training.chains import INPUTS, Leg, total
 from swarm.errors import UsageError
-from swarm.training import MAX_SEQUENCES, MicroBatch
+from swarm.training import MAX_SEQUENCES, MicroBatch, PackedAdapter
 
 __all__ = ["differentiate"]
 
