@@ -85,6 +85,7 @@ def _peer(row: PeerRow) -> dict[str, Any]:
         "version": row.version,
         "reason": row.reason,
         "age": row.age,
+        "trains": row.trains,
     }
 
 
@@ -146,6 +147,7 @@ def _details(row: PeerRow) -> Text:
         f"version {plain(row.version, 16)}",
         f"{row.age:.0f} s old",
         *(["relayed"] if row.relayed else []),
+        *([] if row.trains else ["no fine-tuning"]),
     )
     return Text(" · ".join(figures) + "\n" + plain(row.reason, 200), "bright_black")
 

@@ -84,6 +84,7 @@ class Offer:
     room: Room
     precision: str
     public_name: str = ""
+    trains: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +184,7 @@ class Lifecycle:
             queue=0,
             issued=0.0,
             expires=0.0,
+            trains=offer.trains,
         )
         announcer = Announcer(self._directory, record, self._load, timing=self._patience.timing, clock=self._clock)
         await announcer.announce()

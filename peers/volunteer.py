@@ -164,6 +164,7 @@ def _life(
         room=Room(plan.capacity, settings.blocks, _known_block_rate(settings, plan)),
         precision=plan.precision.name,
         public_name=settings.public_name,
+        trains=settings.training_share > 0,
     )
 
     async def start_executor(span: Span) -> ProcessExecutor:

@@ -41,6 +41,7 @@ class PeerRow:
     version: str
     reason: str
     age: float  # s since it was announced
+    trains: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,4 +100,5 @@ def _peer_row(record: PeerRecord, now: float) -> PeerRow:
         version=record.version,
         reason=record.reason,
         age=max(0.0, now - record.issued),
+        trains=record.trains,
     )

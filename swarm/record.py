@@ -37,6 +37,7 @@ class PeerRecord:
     issued: float  # Unix time
     expires: float
     adapters: tuple[tuple[str, str], ...] = ()  # hosted ones: the name that the peer gives it, and its digest
+    trains: bool = True  # gives some of its time to fine-tuning
 
     def hosts(self, adapter: str) -> bool:
         """Whether it says that it hosts the adapter with this digest."""

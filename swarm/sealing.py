@@ -97,7 +97,7 @@ def _unpack(data: bytes) -> Any:
 
 def _fields(record: PeerRecord) -> dict[str, Any]:
     adapters = [[name, bytes.fromhex(digest)] for name, digest in record.adapters]
-    return {
+    fields: dict[str, Any] = {
         "peer": record.peer,
         "addresses": list(record.contact.addresses),
         "model": record.model,
@@ -115,7 +115,12 @@ def _fields(record: PeerRecord) -> dict[str, Any]:
         "queue": record.queue,
         "issued": record.issued,
         "expires": record.expires,
-    } | ({"adapters": adapters} if adapters else {})
+    }
+    if adapters:
+        fields["adapters"] = adapters
+    if not record.trains:
+        fields["trains"] = False  # left out: it does, as in earlier versions
+    return fields
 
 
 def _parsed(fields: Mapping[str, Any]) -> PeerRecord:
@@ -139,6 +144,7 @@ def _parsed(fields: Mapping[str, Any]) -> PeerRecord:
         issued=_number(fields, "issued", _MAX_RATE),
         expires=_number(fields, "expires", _MAX_RATE),
         adapters=_adapters(fields),
+        trains=_flag(fields, "trains", default=True),
     )
 
 
@@ -161,6 +167,13 @@ def _number(fields: Mapping[str, Any], name: str, limit: float) -> float:
     if type(value) not in (int, float) or not math.isfinite(value) or not 0 <= value <= limit:
         raise RecordError(f"a record's {name} is a finite number, zero or more")
     return float(value)
+
+
+def _flag(fields: Mapping[str, Any], name: str, *, default: bool) -> bool:
+    value = fields.get(name, default)
+    if not isinstance(value, bool):
+        raise RecordError(f"a record's {name} is true or false")
+    return value
 
 
 def _digest(fields: Mapping[str, Any]) -> Digest:

@@ -116,10 +116,10 @@ class MemorySwarm:
         await node.start()
         task = asyncio.create_task(_serve(node))
         self.members[name] = Member(transport, node, engine, link, task)
-        self.announce(name, blocks, precision)
+        self.announce(name, blocks, precision, trains=training is None or training.share > 0)
         return PeerId(name)
 
-    def announce(self, name: str, blocks: Span, precision: str = "fp32") -> None:
+    def announce(self, name: str, blocks: Span, precision: str = "fp32", *, trains: bool = True) -> None:
         now = time.time()
         record = PeerRecord(
             contact=Contact(PeerId(name), (f"/memory/{name}",)),
@@ -138,6 +138,7 @@ class MemorySwarm:
             queue=0,
             issued=now,
             expires=now + 3600,
+            trains=trains,
         )
         self.shelf[self.checkpoint.digest, record.peer] = record
         self.shelf[None, record.peer] = record

@@ -12,6 +12,7 @@ from torch import Tensor
 from clients.client import Client
 from clients.training.hop import Cost, HopLost, TrainingHop
 from routing.chains import Hop
+from routing.view import runs
 from swarm.errors import Busy, HopError, MissingBlocks, NetworkError, Unreachable
 from swarm.ids import PeerId, Span
 from swarm.training import MicroBatch, PackedAdapter
@@ -126,14 +127,25 @@ class TrainingChains:
     def _plan(self, span: Span) -> Sequence[Hop]:
         """The fastest hops among those with least to do. Raises MissingBlocks."""
         me = self._client.me.peer
+        idle = [record.peer for record in self._client.view.peers if not record.trains]
         for bound in sorted({0, *self._load.values()}):
             busy = [peer for peer, tokens in self._load.items() if tokens > bound]
             try:
-                return self._client.plan(span, source=me, sink=me, avoid=busy)
+                return self._client.plan(span, source=me, sink=me, avoid=[*busy, *idle])
             except MissingBlocks:
                 if not busy:
+                    self._check_trainers(span)
                     raise
-        return self._client.plan(span, source=me, sink=me)
+        raise AssertionError("nobody has more to do than who has most")
+
+    def _check_trainers(self, span: Span) -> None:
+        """Raises MissingBlocks where all who hold a block give fine-tuning none of their time."""
+        held = ((block, self._client.view.holders(block)) for block in span)
+        lacking = tuple(block for block, peers in held if peers and not any(record.trains for record in peers))
+        if lacking:
+            spans = ", ".join(map(str, runs(lacking)))
+            text = f"nobody trains blocks {spans}: all peers that hold them were started with --training-share 0"
+            raise MissingBlocks(lacking, text)
 
     async def _open(self, hop: Hop) -> TrainingHop:
         """Opened once, however many ask. Raises HopLost, Unreachable, Busy or HopError; the peer is avoided then."""

@@ -53,6 +53,12 @@ def test_picture_shows_spans_figures_and_reasons() -> None:
     assert "1" * 30 + "  online peers on each block" in text
 
 
+def test_picture_and_json_show_who_does_not_train() -> None:
+    records = (record("aaaaaaaa", 0, 15, trains=False), record("bbbbbbbb", 15, 30))
+    assert printed(*records).count("no fine-tuning") == 1
+    assert [peer["trains"] for peer in as_json(records, NOW)["models"][0]["peers"]] == [False, True]
+
+
 def test_picture_fits_a_narrow_terminal() -> None:
     text = printed(record("aaaaaaaa", 0, 15), width=80)
     assert max(map(len, text.splitlines())) <= 80
@@ -133,4 +139,5 @@ def test_json_says_the_same() -> None:
         "version": "0.1.0",
         "reason": "these blocks were held least",
         "age": 12.0,
+        "trains": True,
     }

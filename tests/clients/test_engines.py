@@ -1,7 +1,7 @@
 """The model over real engines: a connection with its thread, sessions, peers of a swarm in memory; real time."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from transformers.generation.streamers import BaseStreamer
 from clients.client import Client
 from clients.connection import Connection
 from clients.model import SwarmModelForCausalLM
+from peers.training.limits import TrainingLimits
 from swarm.checkpoint import resolve
 from swarm.errors import MissingBlocks
 from swarm.ids import Span
@@ -29,11 +30,13 @@ CUTS = [(2,), (1, 3)]
 
 
 class Swarm:
-    """Peers between the given cuts, each with a spare of the same blocks; `connect` from outside their loop."""
+    """Peers between the given cuts, each with a spare of the same blocks; `connect` from outside their loop. `idle`:
+    who takes no part in training."""
 
-    def __init__(self, folder: Path, cache: Path, cuts: tuple[int, ...]) -> None:
+    def __init__(self, folder: Path, cache: Path, cuts: tuple[int, ...], idle: Collection[str] = ()) -> None:
         checkpoint = resolve(str(folder), cache=cache)
         self._bounds = (0, *cuts, checkpoint.num_blocks)
+        self._idle = idle
         self.memory = MemorySwarm(checkpoint, MemoryNetwork())
         self.connection = Connection(self._enter, patience=1.0)
 
@@ -41,7 +44,8 @@ class Swarm:
         await stack.enter_async_context(self.memory)
         for start, end in zip(self._bounds, self._bounds[1:], strict=False):
             for name in ("peer", "spare"):
-                await self.memory.add(f"{name}{start}", Span(start, end))
+                training = TrainingLimits(share=0) if f"{name}{start}" in self._idle else None
+                await self.memory.add(f"{name}{start}", Span(start, end), training=training)
         return await self.memory.client()
 
     def kill(self, *starts: int) -> None:

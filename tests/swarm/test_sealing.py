@@ -59,6 +59,11 @@ def test_adapters_that_are_too_many_or_are_none_are_refused(adapters: Any) -> No
         unseal(signed({**fields(), "adapters": adapters}), NOW)
 
 
+@pytest.mark.parametrize("trains", [True, False])
+def test_record_says_whether_its_peer_trains(trains: bool) -> None:
+    assert unseal(seal(replace(RECORD, trains=trains), ADA), NOW).trains is trains
+
+
 def test_fields_of_a_later_version_are_ignored() -> None:
     assert unseal(signed({**fields(), "later": {"a": [1]}}), NOW) == RECORD
 
@@ -167,6 +172,7 @@ def test_missing_field_is_refused(name: str) -> None:
         ("addresses", [f"x/p2p/{ADA.peer_id}"]),
         ("addresses", [f"/p2p/{ADA.peer_id}"] * 17),
         ("addresses", "text"),
+        ("trains", 0),
     ],
 )
 def test_field_out_of_bounds_is_refused(name: str, value: Any) -> None:

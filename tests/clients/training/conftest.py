@@ -10,8 +10,9 @@ from tests.clients.test_engines import Swarm
 
 
 @pytest.fixture
-def swarm(folder: Path, tmp_path: Path) -> Iterator[Swarm]:
-    swarm = Swarm(folder, tmp_path, (1, 3))
+def swarm(request: pytest.FixtureRequest, folder: Path, tmp_path: Path) -> Iterator[Swarm]:
+    """As a parameter: who takes no part in training."""
+    swarm = Swarm(folder, tmp_path, (1, 3), getattr(request, "param", ()))
     yield swarm
     swarm.connection.close()
 

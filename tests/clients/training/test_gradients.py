@@ -120,6 +120,19 @@ def test_a_hop_whose_gradient_of_inputs_has_a_wrong_size_is_replaced(
     assert lie.body is None
 
 
+@pytest.mark.parametrize("swarm", [("peer0", "spare1")], indirect=True, ids=["two"])
+def test_peers_that_do_not_train_are_left_alone(swarm: Swarm, model: SwarmModelForCausalLM) -> None:
+    loss_of(adapted(model, LORA)).backward()
+    sent, client = swarm.memory.network.bytes, PeerId("client")
+    assert [sent[client, PeerId(name)] > 0 for name in ("peer0", "spare0", "peer1", "spare1")] == [0, 1, 1, 0]
+
+
+@pytest.mark.parametrize("swarm", [("peer1", "spare1")], indirect=True, ids=["both"])
+def test_blocks_that_nobody_trains_are_named(model: SwarmModelForCausalLM) -> None:
+    with pytest.raises(MissingBlocks, match=r"nobody trains blocks 1:3"):
+        loss_of(adapted(model, LORA))
+
+
 def test_blocks_that_nobody_serves_any_more_are_named(swarm: Swarm, model: SwarmModelForCausalLM) -> None:
     tuned = adapted(model, LORA)
     loss_of(tuned)
