@@ -112,6 +112,17 @@ def train(
     client_threads: ClientThreads = 2,
     rows: Annotated[int, typer.Option(min=1, help="Rows of a batch.")] = 8,
     length: Annotated[int, typer.Option(min=2, help="Tokens of a row.")] = 128,
+    clients: Annotated[
+        int, typer.Option(min=1, help="More than one: measure so many at once against one of them, without PEFT.")
+    ] = 1,
+    cores_each: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="With --clients: hold each peer and client to so much of a processor, as if it had a machine of its "
+            "own; takes Linux and root. 0: no limit.",
+        ),
+    ] = 0.0,
     rounds: Rounds = 5,
     as_json: AsJson = False,
     cache_dir: CacheDir = None,
@@ -131,8 +142,17 @@ def train(
         rows=rows,
         length=length,
         rounds=rounds,
+        clients=clients,
+        cores_each=cores_each,
     )
+    if cores_each and clients == 1:
+        raise UsageError("--cores-each is for several clients: give --clients 2, or more")
     notes = _prepare(quiet=as_json)
+    if clients > 1:
+        from clients.bench.together import run_together
+
+        run_together(trial, notes)
+        return
     from clients.bench.train import run
 
     run(trial, notes)

@@ -55,6 +55,7 @@ class Fleet:
                 swarm.start(f"peer{index}", "--blocks", str(span), *_precision(layout.precision), *LOOPBACK, *extra)
             swarm.wait_ready()
             self.addresses = swarm.addresses
+            self.pids = [peer.pid for peer in swarm.peers]
             self.model = self._stack.enter_context(
                 SwarmModelForCausalLM.from_pretrained(
                     str(checkpoint.folder),

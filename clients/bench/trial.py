@@ -101,7 +101,8 @@ class WanTrial:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainTrial:
     """Steps of `rows` times `length` tokens over `peers`, each in turn with the same step in one process of `threads`
-    threads."""
+    threads; or, with several `clients`, steps of one of them in turn with those of all at once. `cores_each`: of a
+    processor, what each peer and each of those clients is held to; 0 for no limit."""
 
     model: str
     cache: Path
@@ -112,6 +113,8 @@ class TrainTrial:
     rows: int
     length: int
     rounds: int
+    clients: int = 1
+    cores_each: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
