@@ -310,6 +310,15 @@ class SwarmModelForCausalLM(AssistedDecoding, PreTrainedModel, GenerationMixin):
         connection = self._connected()
         return list(connection.submit(connection.training()).result().costs.values())
 
+    def training_hops(self) -> int:
+        """Of the chain that a batch would take now. Raises MissingBlocks."""
+        connection = self._connected()
+
+        async def planned() -> int:
+            return len((await connection.training()).plan())
+
+        return connection.submit(planned()).result()
+
     # --- ending ---
 
     @property

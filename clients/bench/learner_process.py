@@ -1,8 +1,8 @@
 """A client that trains in a process of its own: `python -m clients.bench.learner_process`.
 
 One line of JSON comes in, a `Lesson`; `{"ready": true}` goes out once a first step is done. Each further line, with
-`first`, the number of a batch, and `steps`, is answered when so many steps are done, with their losses. It ends with its
-standard input.
+`first`, the number of a batch, and `steps`, is answered when so many steps are done, with their losses. It ends with
+its standard input.
 """
 
 import json

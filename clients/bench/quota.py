@@ -33,7 +33,7 @@ class Quotas:
                 raise OSError("there are no control groups")
             for index, pid in enumerate(self._groups):
                 self._hold(root, root / f"swarm-bench-{os.getpid()}-{index}", pid)
-        except OSError as error:
+        except (OSError, psutil.Error) as error:
             self._let_go()
             raise UsageError(f"--cores-each takes Linux, and the right to make control groups: {error}") from error
         return self

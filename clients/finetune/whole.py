@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 from clients.chat import Tokenizer, encode_chat
 from clients.finetune.adapter import with_adapter
 from clients.finetune.data import read_rows
+from clients.finetune.room import tell_memory
 from clients.finetune.run import Tuning
 from clients.finetune.settings import Settings
 from clients.finetune.telling import Teller, draw, plot
@@ -51,6 +52,7 @@ def fine_tune(
         tuned = with_adapter(model, settings)
         tuning = Tuning(settings, tuned, rows)
         console.print(_told(tuned, tuning), markup=False)
+        console.print(tell_memory(model, tuned, settings, rows), markup=False)
         with Teller(console, settings.steps, tuning.progress.step) as tell:
             tuning.run(tell)
         save_adapter(settings, tuned, tokenizer)

@@ -74,6 +74,10 @@ class TrainingChains:
                 todo.extend(again)
         raise NetworkError(f"peers were lost {LOST_STEPS} times on one way back: too restless a swarm to train in")
 
+    def plan(self) -> Sequence[Hop]:
+        """The chain that a micro-batch would take now. Raises MissingBlocks."""
+        return self._plan(Span(0, self._client.model.num_blocks))
+
     async def close(self) -> None:
         tasks, self._hops = list(self._hops.values()), {}
         for task in tasks:

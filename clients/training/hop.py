@@ -34,6 +34,7 @@ __all__ = ["Cost", "HopLost", "TrainingHop"]
 ASK_SECONDS = 10.0  # of silence, after which a hop is asked whether it lives
 LONGEST_BATCH = 45.0  # s: a hop that computes for longer than this answers no question either
 TRIES = 3  # to give a hop what it says it has not
+UNDER_WAY = 4  # micro-batches at one hop: it computes one at a time, and has the next ones by then
 
 Answer = Passed | Gradients | Missing
 
@@ -66,6 +67,7 @@ class TrainingHop:
         self._answers: dict[int, asyncio.Queue[Answer]] = {}
         self._opening: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._heard = asyncio.get_running_loop().time()
+        self._room = asyncio.Semaphore(UNDER_WAY)
         self._sent: set[AdapterKey] = set()
         self._ids = count(1)
 
@@ -112,7 +114,8 @@ class TrainingHop:
         """What leaves the hop for `hidden` `[T, width]`. Raises HopLost, or HopError when nobody else can do it
         either."""
         frame = Forward(self._session, batch, keep, self._client.codec, encode(hidden, self._client.codec))
-        async with _Asking(self, batch.id) as queue:
+        async with self._room, _Asking(self, batch.id) as queue:
+            self._check()
             self._post(frame, adapters)
             for _ in range(TRIES):
                 answer = await self._next(queue)
@@ -135,7 +138,8 @@ class TrainingHop:
         codec = self._client.codec
         raw = encode(gradient, codec)
         frame = Backward(self._session, batch, False, codec, raw, wanted)
-        async with _Asking(self, batch.id) as queue:
+        async with self._room, _Asking(self, batch.id) as queue:
+            self._check()
             self._post(frame, adapters)
             for _ in range(TRIES):
                 answer = await self._next(queue)
@@ -222,6 +226,9 @@ class TrainingHop:
                 self._opening.set_result(message)
         elif isinstance(message, Fault):
             self._fault(message)
+        elif isinstance(message, Busy):
+            self._client.backoff.rest(self.hop.peer, message.retry_after)
+            self.end(f"peer {self.hop.peer} has too much to do: {message.message}")
         elif isinstance(message, Passed | Gradients | Missing):
             queue = self._answers.get(message.id)
             if queue is not None and queue.qsize() <= 2 * self._client.model.num_blocks:

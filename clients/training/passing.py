@@ -1,6 +1,7 @@
 """One forward pass of a batch through the swarm, and the way back: what autograd sees of it."""
 
 import asyncio
+from collections import deque
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -57,14 +58,18 @@ class _Pass:
         assert self.first is not None  # for autograd has a way back
         chains = await self.connection.training()
         parts = torch.split(gradient, [batch.tokens for batch in self.micro])
+        inputs: list[Tensor] = []
+        found: dict[int, list[Tensor]] = {}
         async with asyncio.TaskGroup() as tasks:
-            running = [
+            running = deque(
                 tasks.create_task(chains.backward(legs, part, self.packed, first=self.first))
                 for legs, part in zip(self.legs, parts, strict=True)
-            ]
-        results = [task.result() for task in running]
-        inputs = [own for own, _ in results if own is not None]
-        return torch.cat(inputs) if inputs else None, total(*(found for _, found in results))
+            )
+            while running:  # one sum grows: gradients of every micro-batch at once would be many times the adapter
+                own, more = await running.popleft()
+                inputs += [] if own is None else [own]
+                found = total(found, more)
+        return torch.cat(inputs) if inputs else None, found
 
 
 class _Through(torch.autograd.Function):

@@ -48,6 +48,7 @@ class _Session:
     codec: str
     heard: float
     adapters: OrderedDict[AdapterKey, BlockAdapter] = field(default_factory=OrderedDict)
+    unused: set[AdapterKey] = field(default_factory=set)  # that no micro-batch has asked for yet
     passes: dict[int, Pass] = field(default_factory=dict)
     waiting: deque[Adapter | Forward | Backward] = field(default_factory=deque)
 
@@ -197,9 +198,14 @@ class TrainingDesk:
         elif isinstance(message, Ping):
             self._outgoing.append((session.owner, Pong(session.id, message.nonce, {}, len(session.waiting)).pack()))
         elif isinstance(message, Adapter | Forward | Backward):
-            full = len(session.waiting) >= self._limits.waiting_frames
-            if full or self._waiting_bytes + len(message.body) > self._limits.waiting_bytes:
-                self._fail(session, FaultCode.REFUSED, "more micro-batches wait here than this peer takes")
+            most = self._limits.waiting_frames + len(
+                session.hop
+            )  # each of its blocks may have an adapter to come first
+            full = self._waiting_bytes + len(message.body) > self._limits.waiting_bytes
+            if full or len(session.waiting) >= most:
+                busy = Busy(session.id, RETRY_SECONDS, "more micro-batches wait here than this peer takes")
+                self._outgoing.append((session.owner, busy.pack()))
+                self._forget(session)
                 return
             session.waiting.append(message)
             self._waiting_bytes += len(message.body)
@@ -218,13 +224,15 @@ class TrainingDesk:
         if adapter_key(message.tuned, message.body) != message.key:
             raise HopError(FaultCode.BAD_INPUT, "an adapter's key is not the digest of what it says")
         session.adapters[message.key] = BlockAdapter.read(message.tuned, message.body)
+        session.unused.add(message.key)
         while session.adapter_bytes > self._limits.adapter_bytes:
-            session.adapters.popitem(last=False)
-        if message.key not in session.adapters:
-            text = (
-                f"an adapter of {len(message.body)} bytes for one block; this peer takes {self._limits.adapter_bytes}"
-            )
-            raise HopError(FaultCode.REFUSED, text)
+            oldest, _ = session.adapters.popitem(last=False)
+            if oldest in session.unused:  # what is sent for one micro-batch has to fit together
+                text = (
+                    f"the adapters of blocks {session.hop} take more than the {self._limits.adapter_bytes >> 20} MiB "
+                    "that this peer keeps for a client: take a lower rank, or fewer layers"
+                )
+                raise HopError(FaultCode.REFUSED, text)
 
     def _forward(self, session: _Session, message: Forward) -> None:
         if self._lacks(session, message.batch):
@@ -284,6 +292,8 @@ class TrainingDesk:
                 session.adapters.move_to_end(key)
         if lacking:
             self._outgoing.append((session.owner, Missing(session.id, batch.id, lacking).pack()))
+        else:
+            session.unused.clear()
         return bool(lacking)
 
     def _hidden(self, batch: MicroBatch, codec: str, body: bytes | memoryview, parts: int) -> tuple[Tensor, ...]:

@@ -22,7 +22,11 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bench(regime: str, model: Path, cache: Path, *options: str) -> dict[str, Any]:
     """The last line of what it prints."""
     common = ("--new-tokens=6", "--prompt-tokens=8", "--rounds=1", f"--cache-dir={cache}")
-    command = [sys.executable, "-m", "swarm", "bench", regime, str(model), *common, *options]
+    return last_line(regime, model, *common, *options)
+
+
+def last_line(regime: str, model: Path, *options: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "swarm", "bench", regime, str(model), *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout.splitlines()[-1])
@@ -50,6 +54,14 @@ def test_far_peers_are_reached_over_their_lines_alone(tiny: Path, tmp_path: Path
     assert said["whole"] > said["delays"]
     assert said["over"]["median"] > 1
     assert said["lines"]["connections"] >= 3
+
+
+@pytest.mark.soak  # half a minute; how its figures are summed up is tested by itself
+def test_clients_that_train_at_once_are_measured_against_one(tiny: Path, tmp_path: Path) -> None:
+    options = ("--rounds=1", f"--cache-dir={tmp_path}", "--peers=2", "--clients=2", "--rows=2", "--length=16")
+    said = last_line("train", tiny, *options)
+    assert said["tokens_per_second"]["one"]["median"] > 0
+    assert 0 < said["over_one"]["median"] < 4
 
 
 @pytest.mark.soak  # half a minute; what it measures is tested by itself

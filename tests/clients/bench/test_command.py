@@ -31,6 +31,8 @@ def test_one_process_is_measured_beside_its_floor(
         (["swarm", "--precision=fp32,int3"], "--precision is one of"),
         (["swarm", "--peers=2,9"], "--peers 9: this model has only 4 blocks"),
         (["gateway", "--peers=9"], "--peers 9: this model has only 4 blocks"),
+        (["train", "--peers=9", "--clients=2"], "--peers 9: this model has only 4 blocks"),
+        (["train", "--cores-each=0.5"], "--cores-each is for several clients"),
         (["wan", "--peers=9"], "--peers 9: this model has only 4 blocks"),
         (["wan", "--precision="], "--precision is one of"),
         (["wan", "--client-dtype=int8"], "--client-dtype is one of"),

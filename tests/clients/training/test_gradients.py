@@ -21,7 +21,8 @@ from transformers import PreTrainedModel
 from clients.model import SwarmModelForCausalLM
 from swarm.errors import MissingBlocks, UsageError
 from swarm.ids import PeerId
-from swarm.training import Gradients
+from swarm.messages import Busy
+from swarm.training import Gradients, Passed
 from tests.clients.test_engines import Swarm
 from tests.clients.test_hostile_hops import turn_liar
 from tests.clients.training.adapted import LABELS, MASK, TOKENS, adapted, furthest, gradients, learning, loss_of
@@ -118,6 +119,30 @@ def test_a_hop_whose_gradient_of_inputs_has_a_wrong_size_is_replaced(
         link.lying = True
     check_equal(LORA, model, local)
     assert lie.body is None
+
+
+class BusyOnce:
+    """In the place of the first thing that was to be sent."""
+
+    said = False
+
+    def __call__(self, message: Passed, _: int) -> Passed | Busy:
+        if self.said:
+            return message
+        self.said = True
+        return Busy(message.session, 30.0, "as many micro-batches as fit wait here")
+
+
+def test_a_hop_that_has_too_much_to_do_is_replaced(
+    swarm: Swarm, model: SwarmModelForCausalLM, local: PreTrainedModel
+) -> None:
+    lie = BusyOnce()
+    for name in ("peer1", "spare1"):
+        link = swarm.connection.call(turn_liar(swarm.memory, name, lie, (Passed,)))
+        link.lying = True
+    check_equal(LORA, model, local)
+    assert lie.said
+    assert swarm.connection.client.backoff.avoided() & {PeerId("peer1"), PeerId("spare1")}
 
 
 @pytest.mark.parametrize("swarm", [("peer0", "spare1")], indirect=True, ids=["two"])

@@ -194,12 +194,23 @@ def test_an_adapter_under_a_false_key_is_refused(desk: Desk) -> None:
     assert "digest" in fault.message
 
 
-def test_adapters_beyond_the_budget_are_refused(checkpoint: Checkpoint) -> None:
+def test_an_adapter_beyond_the_budget_is_refused(checkpoint: Checkpoint) -> None:
     desk = Desk(checkpoint, adapter_bytes=100)
-    adapter = low_rank(desk)
-    (fault,) = desk.tell(Adapter(desk.open(), adapter.key, adapter.tuned, adapter.body))
+    (fault,) = use(desk, desk.open(), low_rank(desk))[:1]
     assert isinstance(fault, Fault)
-    assert "takes 100" in fault.message
+    assert "lower rank" in fault.message
+
+
+def test_adapters_of_earlier_steps_make_room_and_those_that_are_still_wanted_do_not(checkpoint: Checkpoint) -> None:
+    first, second = (low_rank(Desk(checkpoint), rank=rank) for rank in (2, 3))
+    desk = Desk(checkpoint, adapter_bytes=len(second.body))
+    session = desk.open()
+    assert isinstance(use(desk, session, first)[0], Passed)
+    assert desk.tell(replace(second, session=session)) == []
+    (fault,) = desk.tell(replace(first, session=session))  # the second has not been used yet
+    assert isinstance(fault, Fault)
+    assert fault.code is FaultCode.REFUSED
+    assert "lower rank, or fewer layers" in fault.message
 
 
 @pytest.mark.parametrize("body", [b"", b"1234", bytes(4 * 64 * 9)])
@@ -309,11 +320,13 @@ def test_while_others_generate_training_has_its_share_of_the_time(checkpoint: Ch
     assert desk.desk.step(others=True)
 
 
-def test_frames_beyond_what_may_wait_end_the_session(checkpoint: Checkpoint) -> None:
+def test_who_sends_more_than_may_wait_is_told_to_ask_again_later(checkpoint: Checkpoint) -> None:
     desk = Desk(checkpoint, waiting_frames=2)
     session = desk.open()
-    for id in range(3):  # noqa: A001
+    most = 2 + len(Span(1, 3))  # an adapter of each block beside the micro-batches
+    for id in range(most + 1):  # noqa: A001
+        assert not desk.desk.outgoing()
         desk.desk.receive(ME, parse(forward(session, desk.hidden(), id=id).pack()))
-    (fault,) = (parse(frame) for _, frame in desk.desk.outgoing())
-    assert isinstance(fault, Fault)
+    (busy,) = (parse(frame) for _, frame in desk.desk.outgoing())
+    assert isinstance(busy, Busy)
     assert desk.desk.session_count == 0
