@@ -22,14 +22,23 @@ __all__ = ["Connection", "join", "routed"]
 T = TypeVar("T")
 
 
-async def join(stack: AsyncExitStack, initial_peers: Sequence[str]) -> tuple[Libp2pHost, KademliaDirectory]:
-    """Enter a swarm as a client under an identity of the moment; `stack` leaves it. Raises NetworkError."""
-    identity = Identity.ephemeral()
-    host = await Libp2pHost.start(identity, initial_peers=initial_peers)
-    stack.push_async_callback(host.close)
-    directory = await KademliaDirectory.start(host, identity, initial_peers, client_mode=True, new_swarm=False)
+async def join(
+    stack: AsyncExitStack,
+    initial_peers: Sequence[str],
+    *,
+    identity: Identity | None = None,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    announce: Sequence[str] = (),
+) -> tuple[Libp2pHost, KademliaDirectory]:
+    """Enter a swarm as a client, by default under an identity of the moment, that listens at `host`:`port` and tells
+    others `announce` instead; `stack` leaves it. Raises NetworkError."""
+    identity = identity or Identity.ephemeral()
+    libp2p = await Libp2pHost.start(identity, host=host, port=port, announce=announce, initial_peers=initial_peers)
+    stack.push_async_callback(libp2p.close)
+    directory = await KademliaDirectory.start(libp2p, identity, initial_peers, client_mode=True)
     stack.push_async_callback(directory.close)
-    return host, directory
+    return libp2p, directory
 
 
 def routed(checkpoint: Checkpoint) -> Model:

@@ -53,6 +53,11 @@ class Identity:
         """An identity for one process, kept in memory."""
         return cls(Ed25519PrivateKey.generate())
 
+    @classmethod
+    def derived(cls, secret: bytes) -> Self:
+        """The identity of whoever knows these 32 bytes."""
+        return cls(Ed25519PrivateKey.from_private_bytes(secret))
+
     @contextmanager
     def file(self) -> Iterator[Path]:
         """The key as a file, for the time that someone needs to read it; an ephemeral one is gone after that."""

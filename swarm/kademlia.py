@@ -1,7 +1,8 @@
 """The real directory: hivemind's Kademlia DHT, in this process' own event loop, over the same libp2p host.
 
-A record lies under two keys, its model's and an index of all, with its peer id as the subkey. Every node checks what it
-is asked to keep (`Guard`); every reader checks again, entry by entry, whatever the nodes it asked have answered.
+A record lies under two keys, its model's and an index of all, with its peer id as the subkey; a presence
+under its run's key alone. Every node checks what it is asked to keep (`Guard`); every reader checks again, entry by
+entry, whatever the nodes it asked have answered.
 
 The DHT keeps the value whose expiration is later. So what we give it as expiration is not when the record expires but
 `issued + MAX_LIFETIME`: what was issued later wins, also when it expires earlier, as a peer's farewell does.
@@ -11,7 +12,7 @@ import asyncio
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import Self
+from typing import Self, TypeVar
 
 import msgpack
 from hivemind.dht.crypto import DHTRecord, RecordValidatorBase
@@ -29,12 +30,23 @@ from swarm.errors import NetworkError, RecordError, UsageError
 from swarm.identity import Identity
 from swarm.ids import Digest, PeerId
 from swarm.libp2p import Libp2pHost
-from swarm.record import PeerRecord
-from swarm.sealing import MAX_LIFETIME, MAX_RECORD, check_times, open_sealed, seal, unseal
+from swarm.record import Announced, PeerRecord, Presence
+from swarm.sealing import (
+    MAX_LIFETIME,
+    MAX_RECORD,
+    check_live,
+    check_times,
+    open_presence,
+    open_sealed,
+    seal,
+    seal_presence,
+)
 
 __all__ = ["CLOCK_LIMIT", "Guard", "KademliaDirectory", "clock_offset"]
 
 CLOCK_LIMIT = 3.0  # seconds by which clocks may differ; hivemind lets nobody join beyond it
+
+A = TypeVar("A", PeerRecord, Presence)
 
 _INDEX = "swarm/1/peers"
 _REPLICAS = 5  # nodes that keep each key
@@ -49,19 +61,32 @@ def _key(model: Digest | None) -> str:
     return _INDEX if model is None else f"swarm/1/model/{model}"
 
 
-def _keys(record: PeerRecord) -> tuple[DHTID, DHTID]:
-    return DHTID.generate(_key(record.model)), DHTID.generate(_key(None))
+def _run_key(run: PeerId) -> str:
+    return f"swarm/1/run/{run}"
+
+
+def _keys(record: Announced) -> list[DHTID]:
+    names = [_run_key(record.run)] if isinstance(record, Presence) else [_key(record.model), _key(None)]
+    return [DHTID.generate(name) for name in names]
+
+
+def _opened(sealed: bytes) -> Announced:
+    """Raises RecordError."""
+    try:
+        return open_sealed(sealed)
+    except RecordError:
+        return open_presence(sealed)
 
 
 class Guard(RecordValidatorBase):  # type: ignore[misc]  # hivemind is untyped
-    """What a node may keep: a sealed record, under the two keys that follow from it, in the name of who signed it.
+    """What a node may keep: a sealed record, under the keys that follow from it, in the name of who signed it.
 
     hivemind gives us keys as hashes, subkeys and values in its own msgpack; a plain value (which would wipe a key) has
     a reserved subkey, which is no peer id. A record that has just expired passes: hivemind asks again about values it
     has long kept, and drops all of a key for one refusal; of what is too old it takes care by itself."""
 
     def __init__(self) -> None:
-        self.open = lru_cache(maxsize=_MAX_ENTRIES)(open_sealed)  # the same records pass here again and again
+        self.open = lru_cache(maxsize=_MAX_ENTRIES)(_opened)  # the same records pass here again and again
 
     def validate(self, record: DHTRecord) -> bool:
         if len(record.value) > _MAX_VALUE or len(record.subkey) > _MAX_VALUE:
@@ -135,18 +160,18 @@ class KademliaDirectory(Directory):
         return cls(host, identity, node, guard, limit)
 
     async def announce(self, record: PeerRecord) -> None:
-        self._check_open()
-        sealed = seal(record, self._identity)
-        unseal(sealed, time.time())
-        storing = asyncio.gather(*(self._store(key, record, sealed) for key in _keys(record)))
-        taken = await self._host.run(storing, self._limit, "announcing")
-        if not all(taken) and not await self._is_known(record):
-            raise NetworkError(f"no node of the DHT took the record of {record.peer}; is this machine's clock right?")
+        await self._put(record, seal(record, self._identity))
+
+    async def appear(self, presence: Presence, run: Identity) -> None:
+        await self._put(presence, seal_presence(presence, self._identity, run))
 
     async def read(self, model: Digest | None = None) -> tuple[PeerRecord, ...]:
-        self._check_open()
-        sealed = await self._host.run(self._sealed(model), self._limit, "reading the DHT")
-        return self._newest(sealed, model)
+        found = await self._found(_key(model))
+        return _newest(r for r in found if isinstance(r, PeerRecord) and model in (None, r.model))
+
+    async def present(self, run: PeerId) -> tuple[Presence, ...]:
+        found = await self._found(_run_key(run))
+        return _newest(r for r in found if isinstance(r, Presence) and r.run == run)
 
     async def close(self) -> None:
         if self.closed:
@@ -155,9 +180,21 @@ class KademliaDirectory(Directory):
         if self._host.alive:
             await self._host.run(self._node.shutdown(), self._limit, "leaving the DHT")
 
-    async def _is_known(self, record: PeerRecord) -> bool:
+    async def _put(self, record: Announced, sealed: bytes) -> None:
+        self._check_open()
+        check_live(record, time.time())
+        storing = asyncio.gather(*(self._store(key, record, sealed) for key in _keys(record)))
+        taken = await self._host.run(storing, self._limit, "announcing")
+        if not all(taken) and not await self._is_known(record):
+            raise NetworkError(f"no node of the DHT took the record of {record.peer}; is this machine's clock right?")
+
+    async def _is_known(self, record: Announced) -> bool:
         """Whether the DHT has it all the same: no node takes a record twice, nor one older than what it has."""
-        known = await self.read(record.model)
+        known: Sequence[Announced]
+        if isinstance(record, Presence):
+            known = await self.present(record.run)
+        else:
+            known = await self.read(record.model)
         return any(other.peer == record.peer and other.issued >= record.issued for other in known)
 
     async def _nearest(self, key: DHTID) -> list[PeerID]:
@@ -168,7 +205,7 @@ class KademliaDirectory(Directory):
         nodes = await self._node.find_nearest_nodes([neighbour], k_nearest=2 * _REPLICAS, exclude_self=reader)
         return [peer for peer in nodes[neighbour].values() if peer not in self._node.blacklist][:_REPLICAS]
 
-    async def _store(self, key: DHTID, record: PeerRecord, sealed: bytes) -> bool:
+    async def _store(self, key: DHTID, record: Announced, sealed: bytes) -> bool:
         """Ask each of the nearest nodes, ourselves perhaps among them, to keep it; whether any did."""
         value, expiration = MSGPackSerializer.dumps(sealed), record.issued + MAX_LIFETIME
         protocol = self._node.protocol
@@ -180,11 +217,24 @@ class KademliaDirectory(Directory):
             taken |= protocol.storage.store_subkey(key, record.peer, value, expiration)
         return taken
 
-    async def _sealed(self, model: Digest | None) -> set[bytes]:
+    async def _found(self, name: str) -> list[Announced]:
+        """All good records under a key, some of them old."""
+        self._check_open()
+        sealed = await self._host.run(self._sealed(DHTID.generate(name)), self._limit, "reading the DHT")
+        now, found = time.time(), []
+        for data in sealed:
+            try:
+                record = self._guard.open(data)
+                check_times(record, now)
+            except RecordError:
+                continue
+            found.append(record)
+        return found
+
+    async def _sealed(self, key: DHTID) -> set[bytes]:
         """All that the nodes nearest to the key have under it. `DHTNode.get` would do with the answer of whichever
         node claims the latest expiration, and throws away an answer for one bad entry in it: both let a single hostile
         node, or record, hide all others."""
-        key = DHTID.generate(_key(model))
         others = [peer for peer in await self._nearest(key) if peer != self._node.peer_id]
         answers = await asyncio.gather(*(self._ask(peer, key) for peer in others))
         own = self._node.protocol.storage.get(key)
@@ -201,20 +251,6 @@ class KademliaDirectory(Directory):
         except (TimeoutError, OSError, P2PDaemonError, P2PHandlerError):
             return set()
         return {entry for result in response.results[:1] for entry in _entries(result.value)}
-
-    def _newest(self, sealed: Iterable[bytes], model: Digest | None) -> tuple[PeerRecord, ...]:
-        now = time.time()
-        newest: dict[PeerId, PeerRecord] = {}
-        for data in sealed:
-            try:
-                record = self._guard.open(data)
-                check_times(record, now)
-            except RecordError:
-                continue
-            known = newest.get(record.peer)
-            if model in (None, record.model) and (known is None or known.issued < record.issued):
-                newest[record.peer] = record
-        return tuple(record for _, record in sorted(newest.items()) if record.expires > now)
 
     def _check_open(self) -> None:
         if self.closed:
@@ -236,6 +272,13 @@ async def clock_offset(host: Libp2pHost, peer: PeerId, limit: float) -> float:
     if not response.dht_time:
         raise NetworkError(f"peer {peer} did not say what time it is")
     return float(response.dht_time) - (asked + time.time()) / 2
+
+
+def _newest(found: Iterable[A]) -> tuple[A, ...]:
+    """Of each peer, where that has not expired; in the order of their ids."""
+    newest = {record.peer: record for record in sorted(found, key=lambda record: record.issued)}
+    now = time.time()
+    return tuple(record for _, record in sorted(newest.items()) if record.expires > now)
 
 
 def _entries(answer: bytes) -> Iterator[bytes]:

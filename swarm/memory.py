@@ -7,21 +7,22 @@ import asyncio
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 
 from swarm.directory import Directory
 from swarm.errors import NetworkError, RecordError, StreamClosed, Unreachable, UsageError, WireError
+from swarm.identity import Identity
 from swarm.ids import Digest, PeerId
-from swarm.record import PeerRecord
-from swarm.sealing import check_times
+from swarm.record import Announced, PeerRecord, Presence
+from swarm.sealing import check_live
 from swarm.transport import Handler, Stream, Transport, handle
 from swarm.wire import PREFIX, TOTAL, checked_total
 
 __all__ = ["MemoryDirectory", "MemoryNetwork", "MemoryTransport"]
 
 Delay = float | Callable[[PeerId, PeerId], float]
-Shelf = MutableMapping[tuple[Digest | None, PeerId], PeerRecord]
+Shelf = MutableMapping[tuple[str | None, PeerId], Announced]  # under a model, none, or a run
 
 _SOON = 1e-6  # seconds; a frame this close to its arrival has arrived, whatever floating point says
 
@@ -339,25 +340,35 @@ class MemoryDirectory(Directory):
         self._clock = clock
 
     async def announce(self, record: PeerRecord) -> None:
-        self._check_open()
-        check_times(record, self._clock())
-        if record.expires <= self._clock():
-            raise RecordError(f"the record of peer {record.peer} has expired already")
-        for model in (record.model, None):
-            known = self._shelf.get((model, record.peer))
-            if known is None or known.issued <= record.issued:
-                self._shelf[model, record.peer] = record
+        self._put(record, record.model, None)
+
+    async def appear(self, presence: Presence, run: Identity) -> None:
+        if presence.run != run.peer_id:
+            raise RecordError(f"a presence in {presence.run} can't be signed by {run.peer_id}")
+        self._put(presence, presence.run)
 
     async def read(self, model: Digest | None = None) -> tuple[PeerRecord, ...]:
-        self._check_open()
-        return tuple(sorted(self._live(model), key=lambda record: record.peer))
+        return tuple(record for record in self._live(model) if isinstance(record, PeerRecord))
+
+    async def present(self, run: PeerId) -> tuple[Presence, ...]:
+        return tuple(record for record in self._live(run) if isinstance(record, Presence))
 
     async def close(self) -> None:
         self.closed = True
 
-    def _live(self, model: Digest | None) -> Iterator[PeerRecord]:
+    def _put(self, record: Announced, *keys: str | None) -> None:
+        self._check_open()
+        check_live(record, self._clock())
+        for key in keys:
+            known = self._shelf.get((key, record.peer))
+            if known is None or known.issued <= record.issued:
+                self._shelf[key, record.peer] = record
+
+    def _live(self, key: str | None) -> list[Announced]:
+        self._check_open()
         now = self._clock()
-        return (record for (of, _), record in self._shelf.items() if of == model and record.expires > now)
+        found = (record for (of, _), record in self._shelf.items() if of == key and record.expires > now)
+        return sorted(found, key=lambda record: record.peer)
 
     def _check_open(self) -> None:
         if self.closed:

@@ -1,4 +1,4 @@
-"""What a serving peer announces about itself: small, signed, short-lived."""
+"""What peers announce about themselves: small, signed, short-lived."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -6,7 +6,7 @@ from enum import StrEnum
 from swarm.ids import Digest, PeerId, Span
 from swarm.messages import Contact
 
-__all__ = ["PeerRecord", "PeerState"]
+__all__ = ["Announced", "PeerRecord", "PeerState", "Presence"]
 
 
 class PeerState(StrEnum):
@@ -46,3 +46,20 @@ class PeerRecord:
     @property
     def peer(self) -> PeerId:
         return self.contact.peer
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """Where a member of a run can be dialled. `run`: the id of a key that all its members hold, and nobody else."""
+
+    contact: Contact
+    run: PeerId
+    issued: float  # Unix time
+    expires: float
+
+    @property
+    def peer(self) -> PeerId:
+        return self.contact.peer
+
+
+Announced = PeerRecord | Presence

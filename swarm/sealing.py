@@ -2,6 +2,9 @@
 
 What comes out of `unseal` is safe to keep, to compare and to print: every field is bounded, texts hold no control
 characters, numbers are finite. Unknown fields are ignored, so that later versions may add some.
+
+A presence is `[payload, signature, signature of the run's key]`: who does not hold that key can make none, and every
+node of the DHT can tell.
 """
 
 import math
@@ -15,15 +18,27 @@ from swarm.errors import RecordError, UsageError
 from swarm.identity import Identity, verify
 from swarm.ids import Digest, PeerId, Span
 from swarm.messages import Contact
-from swarm.record import PeerRecord, PeerState
+from swarm.record import Announced, PeerRecord, PeerState, Presence
 
-__all__ = ["CLOCK_TOLERANCE", "MAX_LIFETIME", "MAX_RECORD", "check_times", "open_sealed", "seal", "unseal"]
+__all__ = [
+    "CLOCK_TOLERANCE",
+    "MAX_LIFETIME",
+    "MAX_RECORD",
+    "check_live",
+    "check_times",
+    "open_presence",
+    "open_sealed",
+    "seal",
+    "seal_presence",
+    "unseal",
+]
 
 MAX_RECORD = 2048  # bytes of a sealed record
 MAX_LIFETIME = 300.0  # seconds between issuing and expiry
 CLOCK_TOLERANCE = 5.0  # seconds that the clocks of two peers may differ
 
 _CONTEXT = b"swarm/1/record\0"  # signed along, so that no other signature of this identity can pass for a record
+_PRESENCE = b"swarm/1/presence\0"
 _MAX_ADDRESSES = 16
 _MAX_ADDRESS = 256
 _MAX_BLOCKS = 4096
@@ -57,13 +72,36 @@ def seal(record: PeerRecord, identity: Identity) -> bytes:
 def unseal(sealed: bytes, now: float) -> PeerRecord:
     """The record in `sealed`, live at Unix time `now`. Raises RecordError."""
     record = open_sealed(sealed)
-    check_times(record, now)
-    if record.expires <= now:
-        raise RecordError(f"the record of peer {record.peer} expired {now - record.expires:.1f} s ago")
+    check_live(record, now)
     return record
 
 
-def check_times(record: PeerRecord, now: float) -> None:
+def seal_presence(presence: Presence, identity: Identity, run: Identity) -> bytes:
+    """`presence` signed by both, whose own it must be. Raises RecordError."""
+    if (presence.peer, presence.run) != (identity.peer_id, run.peer_id):
+        raise RecordError(f"a presence of {presence.peer} in {presence.run} is signed by these two, and nobody else")
+    payload: bytes = msgpack.packb(
+        {
+            "peer": presence.peer,
+            "addresses": list(presence.contact.addresses),
+            "run": presence.run,
+            "issued": presence.issued,
+            "expires": presence.expires,
+        }
+    )
+    sealed: bytes = msgpack.packb([payload, *(key.sign(_PRESENCE + payload) for key in (identity, run))])
+    open_presence(sealed)
+    return sealed
+
+
+def check_live(record: Announced, now: float) -> None:
+    """Raises RecordError for a record that nobody keeps at Unix time `now`."""
+    check_times(record, now)
+    if record.expires <= now:
+        raise RecordError(f"the record of peer {record.peer} expired {now - record.expires:.1f} s ago")
+
+
+def check_times(record: Announced, now: float) -> None:
     """Raises RecordError for a record that lives too long or comes from the future; a stale one passes."""
     if not record.issued < record.expires <= record.issued + MAX_LIFETIME:
         raise RecordError(f"a record lives at most {MAX_LIFETIME:g} s, not {record.expires - record.issued:g} s")
@@ -73,19 +111,36 @@ def check_times(record: PeerRecord, now: float) -> None:
 
 def open_sealed(sealed: bytes) -> PeerRecord:
     """As `unseal`, whatever the time is: size, signature and every field are checked."""
-    if len(sealed) > MAX_RECORD:
-        raise RecordError(f"a record has at most {MAX_RECORD} bytes, this one has {len(sealed)}")
-    envelope = _unpack(sealed)
-    if not (isinstance(envelope, list) and len(envelope) == 2 and all(isinstance(part, bytes) for part in envelope)):
-        raise RecordError("a sealed record is a pair of payload and signature")
-    payload, signature = envelope
-    fields = _unpack(payload)
-    if not isinstance(fields, dict):
-        raise RecordError("a record's payload is a map")
+    payload, fields, (signature,) = _envelope(sealed, 1)
     record = _parsed(fields)
     if not verify(record.peer, _CONTEXT + payload, signature):
         raise RecordError(f"the record of peer {record.peer} was not signed by that peer")
     return record
+
+
+def open_presence(sealed: bytes) -> Presence:
+    """As `open_sealed`. Raises RecordError."""
+    payload, fields, signatures = _envelope(sealed, 2)
+    peer, run = (PeerId(_text(fields, name, _MAX_WORD * 2)) for name in ("peer", "run"))
+    times = (_number(fields, name, _MAX_RATE) for name in ("issued", "expires"))
+    presence = Presence(Contact(peer, _addresses(fields, peer)), run, *times)
+    for signer, signature in zip((peer, run), signatures, strict=True):
+        if not verify(signer, _PRESENCE + payload, signature):
+            raise RecordError(f"the presence of peer {peer} in {run} was not signed by {signer}")
+    return presence
+
+
+def _envelope(sealed: bytes, signatures: int) -> tuple[bytes, Mapping[str, Any], list[bytes]]:
+    """The payload as bytes and as fields, and so many signatures."""
+    if len(sealed) > MAX_RECORD:
+        raise RecordError(f"a record has at most {MAX_RECORD} bytes, this one has {len(sealed)}")
+    parts = _unpack(sealed)
+    if not (isinstance(parts, list) and len(parts) == 1 + signatures and all(isinstance(p, bytes) for p in parts)):
+        raise RecordError("a sealed record is a list of payload and signature")
+    fields = _unpack(parts[0])
+    if not isinstance(fields, dict):
+        raise RecordError("a record's payload is a map")
+    return parts[0], fields, parts[1:]
 
 
 def _unpack(data: bytes) -> Any:

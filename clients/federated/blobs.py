@@ -5,9 +5,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from clients.federated.frames import PIECE, digest_of
+from clients.federated.frames import PIECE, content, digest_of
 from clients.federated.links import Links
-from clients.federated.standing import content
 from swarm import fields
 from swarm.ids import PeerId
 

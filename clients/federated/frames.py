@@ -23,7 +23,7 @@ from swarm.identity import Identity, verify
 from swarm.ids import PeerId
 from swarm.wire import Frame, encode
 
-__all__ = ["PIECE", "Claim", "Signed", "claims_in", "digest_of", "framed", "opened", "sealed", "sender"]
+__all__ = ["PIECE", "Claim", "Signed", "claims_in", "content", "digest_of", "framed", "opened", "sealed", "sender"]
 
 PIECE = 4 << 20  # bytes of one piece
 CONTEXT = b"swarm/1/run\0"  # signed along, so that no other signature of this identity can pass for one of these
@@ -59,7 +59,7 @@ class Claim:
     @property
     def entry(self) -> tuple[PeerId, bytes]:
         """What a tally counts: two claims of one member are two entries."""
-        return self.signed.by, content_of(self.signed.payload)
+        return self.signed.by, content(self.signed.payload)
 
     @classmethod
     def parse(cls, signed: Signed, said: Mapping[str, Any], most_tokens: int) -> "Claim":
@@ -76,8 +76,9 @@ class Claim:
         )
 
 
-def content_of(payload: bytes) -> bytes:
-    return blake2b(payload, digest_size=DIGEST).digest()
+def content(data: bytes | bytearray) -> bytes:
+    """The 32 bytes that name `data`."""
+    return blake2b(data, digest_size=DIGEST).digest()
 
 
 def sealed(identity: Identity, key: bytes, **said: Any) -> Signed:

@@ -15,13 +15,15 @@ from typing import Any, Self
 from torch import Tensor
 
 from clients.federated.blobs import Blobs
-from clients.federated.frames import Claim, claims_in, digest_of, framed, opened, sealed, sender
+from clients.federated.frames import Claim, claims_in, content, digest_of, framed, opened, sealed, sender
+from clients.federated.gathering import gather
 from clients.federated.links import Links
 from clients.federated.rules import Change
-from clients.federated.standing import Standing, content, read_delta
+from clients.federated.standing import Standing, read_delta
 from clients.federated.terms import MAX_MEMBERS, Terms
 from swarm import fields
 from swarm.codecs import raw_bytes
+from swarm.directory import Directory
 from swarm.errors import SwarmError, WireError
 from swarm.fields import Contact, contact_or_none, pack_contact
 from swarm.identity import Identity
@@ -57,7 +59,8 @@ class _Round:
 
 class Member:
     """Made and used on one event loop, as a context manager. `standing`: where this member begins. `contacts`: some
-    who may be there already; each tells of more. `patience`: seconds to wait for enough others."""
+    who may be there already; each tells of more. `directory`: where to look for others besides. `patience`: seconds to
+    wait for enough others."""
 
     def __init__(
         self,
@@ -67,10 +70,12 @@ class Member:
         standing: Standing,
         *,
         contacts: Sequence[Contact] = (),
+        directory: Directory | None = None,
         patience: float = 600.0,
     ) -> None:
         self.terms, self.standing = terms, standing
         self._transport, self._identity = transport, identity
+        self._directory = directory
         self._patience = patience
         self._digest = b""
         self._addresses: tuple[str, ...] = ()
@@ -90,6 +95,8 @@ class Member:
         self._addresses = await self._transport.addresses()
         await self._links.start()
         self._spawn(self._meet())
+        if self._directory is not None:
+            self._spawn(gather(self._directory, self.terms, self._contact, self._learn_of, lambda: not self.peers))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -285,11 +292,8 @@ class Member:
         self._statuses[peer] = (number, digest_of(said.get("state")))
         for entry in fields.entries(said.get("contacts"), "contacts", MAX_MEMBERS):
             contact = contact_or_none(entry)
-            if contact is not None and (contact.peer in self._known or len(self._known) < 4 * MAX_MEMBERS):
-                self._known.setdefault(contact.peer, contact)
-                if contact.peer == peer:
-                    self._known[peer] = contact
-                self._links.meet(contact)
+            if contact is not None and (contact.peer == peer or contact.peer not in self._known):
+                self._learn_of(contact)
 
     def _on_claim(self, claim: Claim, sources: list[PeerId]) -> None:
         if not 0 <= claim.round - self.standing.round <= 1:
@@ -333,14 +337,25 @@ class Member:
         return framed(sealed(self._identity, self.terms.key, **said), body)
 
     def _status(self) -> bytes:
-        me = Contact(self._identity.peer_id, self._addresses)
         near = [self._known[peer] for peer in sorted(self.peers & self._known.keys())]
-        contacts = [pack_contact(contact) for contact in (me, *near)][:MAX_MEMBERS]
+        contacts = [pack_contact(contact) for contact in (self._contact, *near)][:MAX_MEMBERS]
         return self._say(kind="status", round=self.standing.round, state=self._digest, contacts=contacts)
 
     def _post(self, frame: bytes) -> None:
         for peer in self._links.peers:
             self._links.post(peer, frame)
+
+    @property
+    def _contact(self) -> Contact:
+        return Contact(self._identity.peer_id, self._addresses)
+
+    def _learn_of(self, contact: Contact) -> None:
+        """Where there is no more room, whoever was known longest and is not there is forgotten."""
+        if contact.peer not in self._known and len(self._known) >= 4 * MAX_MEMBERS:
+            gone = next(peer for peer in self._known if peer not in self._links.peers)
+            del self._known[gone]
+        self._known[contact.peer] = contact
+        self._links.meet(contact)
 
     async def _meet(self) -> None:
         while True:

@@ -4,8 +4,10 @@ Pure, and the same to the last bit on every machine: numbers are combined one by
 that no sum depends on how a processor groups it.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from types import MappingProxyType
 
 import torch
@@ -13,7 +15,7 @@ from torch import Tensor
 
 __all__ = ["RULES", "SERVERS", "Change", "combined", "slots_of", "stepped"]
 
-TRIM = 0.25  # of the values at either end that a trimmed mean leaves out
+TRIM = Fraction(1, 4)  # of the values at either end that a trimmed mean leaves out
 UNEVEN = 2.0  # how much more than the median member's a member's tokens may count
 MOMENTUM = 0.9
 SECOND = 0.99
@@ -67,7 +69,7 @@ def _median(changes: Sequence[Change]) -> Tensor:
 
 def _trimmed(changes: Sequence[Change]) -> Tensor:
     """The mean of each number without the largest and the smallest ones; tokens don't count."""
-    cut = min(-(-len(changes) * 1 // int(1 / TRIM)), (len(changes) - 1) // 2)
+    cut = min(math.ceil(TRIM * len(changes)), (len(changes) - 1) // 2)
     values = _sorted(changes)[cut : len(changes) - cut]
     total = torch.zeros_like(values[0])
     for value in values:

@@ -2,7 +2,6 @@
 
 import struct
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Self
 
 import torch
@@ -13,14 +12,9 @@ from clients.federated.terms import Terms
 from swarm.codecs import raw_bytes
 from swarm.errors import WireError
 
-__all__ = ["Standing", "content", "read_delta"]
+__all__ = ["Standing", "read_delta"]
 
 ROUND = struct.Struct("<Q")
-
-
-def content(data: bytes | bytearray) -> bytes:
-    """The 32 bytes that name `data`."""
-    return blake2b(data, digest_size=32).digest()
 
 
 @dataclass(frozen=True, slots=True)

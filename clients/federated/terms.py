@@ -7,6 +7,7 @@ from typing import Any
 
 from clients.federated.rules import RULES, SERVERS
 from swarm.errors import UsageError
+from swarm.identity import Identity
 
 __all__ = ["MAX_MEMBERS", "Terms"]
 
@@ -54,6 +55,11 @@ class Terms:
         """32 bytes that only who knows the name and agrees to all the rest can compute."""
         text = json.dumps(asdict(self), sort_keys=True, default=list)
         return blake2b(text.encode(), digest_size=32, person=b"swarm run").digest()
+
+    @property
+    def run(self) -> Identity:
+        """What all members can sign as, and nobody else: under it they find each other."""
+        return Identity.derived(blake2b(self.key, digest_size=32, person=b"swarm members").digest())
 
     @property
     def delta_bytes(self) -> int:

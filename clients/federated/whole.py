@@ -11,7 +11,7 @@ from rich.console import Console
 from transformers import AutoTokenizer
 
 from clients.client import Client
-from clients.connection import Connection, routed
+from clients.connection import Connection, join, routed
 from clients.federated.member import Member
 from clients.federated.privacy import check_accountant, spent
 from clients.federated.rounds import Kept, Round, Rounds, flat
@@ -27,8 +27,6 @@ from swarm.checkpoint import Checkpoint, resolve
 from swarm.errors import UsageError
 from swarm.fields import Contact
 from swarm.identity import Identity
-from swarm.kademlia import KademliaDirectory
-from swarm.libp2p import Libp2pHost
 
 __all__ = ["Place", "Together", "federate", "terms_of"]
 
@@ -120,7 +118,7 @@ def federate(
         tuning = Tuning(settings, tuned, rows)
         member = joined.member(terms, kept, contacts)
         for address in joined.addresses:
-            console.print(f"others join with the same options and --meet {address}", markup=False)
+            console.print(f"others join with the same options; --meet {address} finds us at once", markup=False)
         rounds = Rounds(
             terms, tuning, tuned, kept, folder=settings.output, steps=together.local_steps, caller=joined.connection
         )
@@ -137,14 +135,11 @@ class _Joined:
     ) -> None:
         self._identity = Identity.ephemeral()
         self._stack = AsyncExitStack()
+        where: dict[str, Any] = {"host": place.host, "port": place.port, "announce": place.announce}
 
         async def enter(stack: AsyncExitStack) -> Client:
-            options: dict[str, Any] = {"host": place.host, "port": place.port, "announce": place.announce}
-            self._host = await Libp2pHost.start(self._identity, initial_peers=initial_peers, **options)
-            stack.push_async_callback(self._host.close)
-            directory = await KademliaDirectory.start(self._host, self._identity, initial_peers, client_mode=True)
-            stack.push_async_callback(directory.close)
-            client = Client(self._host.transport, directory, routed(checkpoint), codec=codec)
+            self._host, self._directory = await join(stack, initial_peers, identity=self._identity, **where)
+            client = Client(self._host.transport, self._directory, routed(checkpoint), codec=codec)
             entered = await stack.enter_async_context(client)
             await stack.enter_async_context(self._stack)
             return entered
@@ -153,7 +148,8 @@ class _Joined:
         self.addresses = self.connection.call(self._host.transport.addresses())
 
     def member(self, terms: Terms, kept: Kept, contacts: Sequence[Contact]) -> Member:
-        member = Member(self._host.transport, self._identity, terms, kept.standing, contacts=contacts)
+        transport, directory = self._host.transport, self._directory
+        member = Member(transport, self._identity, terms, kept.standing, contacts=contacts, directory=directory)
         return self.connection.call(self._stack.enter_async_context(member))
 
 

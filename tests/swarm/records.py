@@ -6,7 +6,7 @@ from typing import Any
 
 from swarm.ids import Digest, PeerId, Span
 from swarm.messages import Contact
-from swarm.record import PeerRecord, PeerState
+from swarm.record import PeerRecord, PeerState, Presence
 
 MODEL = Digest("ab" * 32)
 OTHER_MODEL = Digest("cd" * 32)
@@ -34,3 +34,10 @@ def record_of(peer: PeerId, **changes: Any) -> PeerRecord:
         expires=now + 60,
     )
     return replace(record, **changes)
+
+
+def presence_of(peer: PeerId, run: PeerId, **changes: Any) -> Presence:
+    """A good presence of `peer` in `run`, issued now, with `changes`."""
+    now = time.time()
+    contact = Contact(peer, (f"/ip4/192.0.2.7/tcp/31330/p2p/{peer}",))
+    return replace(Presence(contact, run, issued=now, expires=now + 60), **changes)

@@ -17,7 +17,7 @@ from swarm.kademlia import KademliaDirectory
 from swarm.libp2p import Libp2pHost
 from swarm.memory import MemoryDirectory, Shelf
 from swarm.record import PeerState
-from tests.swarm.records import record_of
+from tests.swarm.records import presence_of, record_of
 
 pytestmark = pytest.mark.anyio
 
@@ -175,6 +175,43 @@ async def test_watching_sees_what_changes(world: World, model: Digest) -> None:
     assert records == (record,)
 
 
+@pytest.fixture
+def run(model: Digest) -> Identity:
+    """The key of a run of this test's own."""
+    return Identity.derived(bytes.fromhex(model))
+
+
+async def test_members_of_a_run_are_seen_by_who_asks_for_it_and_not_among_peers(
+    world: World, model: Digest, run: Identity
+) -> None:
+    other = Identity.ephemeral()
+    mine, theirs = presence_of(world.ada_id, run.peer_id), presence_of(world.bob_id, run.peer_id)
+    elsewhere = presence_of(world.ada_id, other.peer_id)
+    await world.ada.appear(mine, run)
+    await world.bob.appear(theirs, run)
+    await world.ada.appear(elsewhere, other)
+    for directory in (world.ada, world.bob, world.reader):
+        assert set(await directory.present(run.peer_id)) == {mine, theirs}
+        assert await directory.present(other.peer_id) == (elsewhere,)
+        assert run.peer_id not in {record.peer for record in await directory.read()}
+
+
+async def test_later_presence_replaces_the_former(world: World, run: Identity) -> None:
+    now = time.time()
+    early, late = (presence_of(world.ada_id, run.peer_id, issued=now - ago, expires=now + 60) for ago in (1, 0))
+    for presence in (early, late, early):
+        await world.ada.appear(presence, run)
+    assert await world.reader.present(run.peer_id) == (late,)
+
+
+async def test_who_is_no_member_can_not_appear(world: World, run: Identity) -> None:
+    with pytest.raises(RecordError, match="signed by"):
+        await world.ada.appear(presence_of(world.ada_id, run.peer_id), Identity.ephemeral())
+    with pytest.raises(RecordError):
+        await world.ada.appear(presence_of(world.ada_id, run.peer_id, expires=time.time() + 1000), run)
+    assert await world.reader.present(run.peer_id) == ()
+
+
 async def test_closed_directory_is_of_no_use(world: World, model: Digest) -> None:
     if isinstance(world, KademliaWorld):
         leaver: Directory = await world.join(world.bob_identity, client=True)
@@ -186,4 +223,8 @@ async def test_closed_directory_is_of_no_use(world: World, model: Digest) -> Non
         await leaver.read(model)
     with pytest.raises(NetworkError):
         await leaver.announce(record_of(world.bob_id, model=model))
+    with pytest.raises(NetworkError):
+        await leaver.present(world.bob_id)
+    with pytest.raises(NetworkError):
+        await leaver.appear(presence_of(world.bob_id, world.bob_id), world.bob_identity)
     assert [records async for records in leaver.watch(model, 0.01)] == []

@@ -21,13 +21,15 @@ from swarm.identity import Identity
 from swarm.kademlia import KademliaDirectory
 from swarm.libp2p import Libp2pHost
 from swarm.record import PeerRecord
-from swarm.sealing import MAX_LIFETIME, MAX_RECORD, seal
-from tests.swarm.records import MODEL, OTHER_MODEL, record_of
+from swarm.sealing import MAX_LIFETIME, MAX_RECORD, seal, seal_presence
+from tests.swarm.records import MODEL, OTHER_MODEL, presence_of, record_of
 
 pytestmark = pytest.mark.anyio
 
 ADA, BOB, EVE = Identity.ephemeral(), Identity.ephemeral(), Identity.ephemeral()
 MODEL_KEY, INDEX_KEY = DHTID.generate(f"swarm/1/model/{MODEL}"), DHTID.generate("swarm/1/peers")
+RUN = Identity.ephemeral()
+RUN_KEY = DHTID.generate(f"swarm/1/run/{RUN.peer_id}")
 FOREVER = 4e9  # Unix time, far away
 
 
@@ -150,6 +152,24 @@ def no_record() -> tuple[DHTID, Any, bytes, float]:
     return MODEL_KEY, EVE.peer_id, packed({"peer": EVE.peer_id}), honest()[3]
 
 
+def no_member() -> tuple[DHTID, Any, bytes, float]:
+    """Eve knows the key under which members of a run meet, and not what they sign with."""
+    presence = presence_of(EVE.peer_id, RUN.peer_id)
+    payload, *_ = msgpack.unpackb(seal_presence(replace(presence, run=EVE.peer_id), EVE, EVE))
+    content = {**msgpack.unpackb(payload), "run": RUN.peer_id}
+    payload = msgpack.packb(content)
+    signatures = [EVE.sign(b"swarm/1/presence\0" + payload)] * 2
+    return RUN_KEY, EVE.peer_id, packed(msgpack.packb([payload, *signatures])), presence.issued + MAX_LIFETIME
+
+
+def record_for_a_run() -> tuple[DHTID, Any, bytes, float]:
+    return RUN_KEY, *honest()[1:]
+
+
+def wiping_a_run() -> tuple[DHTID, Any, bytes, float]:
+    return RUN_KEY, None, no_member()[2], FOREVER
+
+
 def no_msgpack() -> tuple[DHTID, Any, bytes, float]:
     return MODEL_KEY, EVE.peer_id, b"\xc1\xff", honest()[3]
 
@@ -169,16 +189,21 @@ ATTACKS = [
     huge,
     no_record,
     no_msgpack,
+    no_member,
+    record_for_a_run,
+    wiping_a_run,
 ]
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
 async def test_honest_nodes_refuse(swarm: Swarm, attack: Callable[[], tuple[DHTID, Any, bytes, float]]) -> None:
-    record = record_of(ADA.peer_id)
+    record, presence = record_of(ADA.peer_id), presence_of(ADA.peer_id, RUN.peer_id)
     await swarm.ada.announce(record)
+    await swarm.ada.appear(presence, RUN)
     assert await swarm.offer(*attack()) == [False, False]
     for directory in (swarm.ada, swarm.bob):
         assert await directory.read(MODEL) == (record,)
+        assert await directory.present(RUN.peer_id) == (presence,)
 
 
 async def test_honest_nodes_take_an_honest_record(swarm: Swarm) -> None:
@@ -218,7 +243,7 @@ def plain(eve: DHTNode, key: DHTID) -> None:
 
 
 def forgeries(eve: DHTNode, key: DHTID) -> None:
-    for _, subkey, value, _ in (forged(), foreign_subkey(), huge(), no_msgpack()):
+    for _, subkey, value, _ in (forged(), foreign_subkey(), huge(), no_msgpack(), no_member()):
         eve.protocol.storage.store_subkey(key, subkey, value, FOREVER)
 
 
@@ -234,16 +259,19 @@ def malformed(eve: DHTNode, key: DHTID) -> None:
 
 @pytest.mark.parametrize("lie", [plain, forgeries, empty, malformed])
 async def test_hostile_node_hides_and_forges_nothing(swarm: Swarm, lie: Callable[[DHTNode, DHTID], None]) -> None:
-    record = record_of(ADA.peer_id)
+    record, presence = record_of(ADA.peer_id), presence_of(ADA.peer_id, RUN.peer_id)
     await swarm.ada.announce(record)
-    for key in (MODEL_KEY, INDEX_KEY):
+    await swarm.ada.appear(presence, RUN)
+    for key in (MODEL_KEY, INDEX_KEY, RUN_KEY):
         del swarm.eve.protocol.storage[key]
         lie(swarm.eve, key)
+    for directory in (swarm.ada, swarm.bob):
+        assert await directory.present(RUN.peer_id) == (presence,)
     for model in (MODEL, None):
         for directory in (swarm.ada, swarm.bob):
             read = await directory.read(model)
             assert [known for known in read if known.peer == ADA.peer_id] == [record]
-    for key in (MODEL_KEY, INDEX_KEY):
+    for key in (MODEL_KEY, INDEX_KEY, RUN_KEY):
         del swarm.eve.protocol.storage[key]
 
 

@@ -14,8 +14,17 @@ from swarm.identity import Identity
 from swarm.ids import Digest, Span
 from swarm.messages import Contact
 from swarm.record import PeerState
-from swarm.sealing import CLOCK_TOLERANCE, MAX_LIFETIME, MAX_RECORD, open_sealed, seal, unseal
-from tests.swarm.records import record_of
+from swarm.sealing import (
+    CLOCK_TOLERANCE,
+    MAX_LIFETIME,
+    MAX_RECORD,
+    open_presence,
+    open_sealed,
+    seal,
+    seal_presence,
+    unseal,
+)
+from tests.swarm.records import presence_of, record_of
 
 ADA = Identity.ephemeral()
 BOB = Identity.ephemeral()
@@ -220,3 +229,61 @@ def test_record_of_a_wrong_lifetime_is_refused(lifetime: float) -> None:
 @pytest.mark.parametrize("state", list(PeerState))
 def test_every_state_survives_the_way(state: PeerState) -> None:
     assert unseal(seal(replace(RECORD, state=state), ADA), NOW).state is state
+
+
+RUN = Identity.derived(bytes(range(32)))
+PRESENCE = presence_of(ADA.peer_id, RUN.peer_id, issued=NOW, expires=NOW + 60)
+
+
+def both_signed(content: Mapping[str, Any], first: Identity = ADA, second: Identity = RUN) -> bytes:
+    payload = msgpack.packb(content)
+    signatures = [identity.sign(b"swarm/1/presence\0" + payload) for identity in (first, second)]
+    return bytes(msgpack.packb([payload, *signatures]))
+
+
+def presence_fields() -> dict[str, Any]:
+    return dict(msgpack.unpackb(msgpack.unpackb(seal_presence(PRESENCE, ADA, RUN))[0]))
+
+
+def test_presence_survives_the_way() -> None:
+    assert open_presence(seal_presence(PRESENCE, ADA, RUN)) == PRESENCE
+    assert open_presence(both_signed({**presence_fields(), "later": 1})) == PRESENCE
+
+
+@pytest.mark.parametrize(("first", "second"), [(ADA, ADA), (ADA, BOB), (BOB, RUN), (RUN, ADA)])
+def test_presence_that_member_and_run_have_not_both_signed_is_refused(first: Identity, second: Identity) -> None:
+    with pytest.raises(RecordError, match="not signed by"):
+        open_presence(both_signed(presence_fields(), first, second))
+    with pytest.raises(RecordError):
+        seal_presence(PRESENCE, first, second)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("peer", 7),
+        ("run", None),
+        ("addresses", "x"),
+        ("addresses", ["/ip4/192.0.2.7/tcp/1"]),
+        ("addresses", [f"/ip4/192.0.2.7/tcp/{n}/p2p/{ADA.peer_id}" for n in range(17)]),
+        ("issued", float("nan")),
+        ("expires", -1),
+        ("later", "x" * MAX_RECORD),
+    ],
+)
+def test_presence_with_a_bad_field_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(RecordError):
+        open_presence(both_signed({**presence_fields(), name: value}))
+
+
+def test_records_and_presences_are_not_taken_for_each_other() -> None:
+    with pytest.raises(RecordError):
+        open_presence(seal(RECORD, ADA))
+    with pytest.raises(RecordError):
+        open_sealed(seal_presence(PRESENCE, ADA, RUN))
+
+
+@given(st.binary(max_size=300))
+def test_bytes_of_a_stranger_are_no_presence(data: bytes) -> None:
+    with pytest.raises(RecordError):
+        open_presence(data)

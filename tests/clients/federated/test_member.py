@@ -16,7 +16,7 @@ from clients.federated.terms import Terms
 from swarm.errors import SwarmError, UsageError
 from swarm.fields import Contact
 from swarm.identity import Identity
-from swarm.memory import MemoryNetwork
+from swarm.memory import MemoryDirectory, MemoryNetwork, Shelf
 from tests.virtual import run_virtual
 
 SIZE = 8
@@ -34,6 +34,8 @@ class Run:
     network: MemoryNetwork = field(default_factory=lambda: MemoryNetwork(delay=0.01))
     stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     first: Contact | None = None
+    shelf: Shelf | None = None  # of the directory in which members meet, where they are not told of the first
+    directory: type[MemoryDirectory] = MemoryDirectory
     outcomes: list[Outcome] = field(default_factory=list)
 
     async def __aenter__(self) -> "Run":
@@ -46,9 +48,10 @@ class Run:
         terms = Terms(**{**{n: getattr(self.terms, n) for n in Terms.__slots__}, **other}) if other else self.terms
         identity = Identity.ephemeral()
         transport = self.network.transport(identity.peer_id)
-        contacts = [self.first] if self.first else []
+        contacts = [self.first] if self.first and self.shelf is None else []
+        directory = None if self.shelf is None else self.directory(self.shelf)
         begin = Standing.first(terms, torch.zeros(SIZE))
-        member = Member(transport, identity, terms, begin, contacts=contacts, patience=patience)
+        member = Member(transport, identity, terms, begin, contacts=contacts, directory=directory, patience=patience)
         self.first = self.first or Contact(identity.peer_id)
         return await self.stack.enter_async_context(member)
 

@@ -1,0 +1,95 @@
+"""Members who know no address meet in the directory, also among strangers and while it fails."""
+
+import asyncio
+import time
+
+import pytest
+
+from clients.federated.links import PROTOCOL
+from clients.federated.standing import Standing
+from swarm.errors import NetworkError
+from swarm.identity import Identity
+from swarm.ids import PeerId
+from swarm.memory import MemoryDirectory
+from swarm.record import Presence
+from swarm.transport import Stream
+from swarm.wire import encode
+from tests.clients.federated.test_member import Run, same, terms
+from tests.swarm.records import presence_of
+from tests.virtual import run_virtual
+
+
+def test_members_that_know_no_address_end_with_the_same_adapter() -> None:
+    async def main() -> None:
+        async with Run(terms(min_members=3), shelf={}) as run:
+            early = [await run.member() for _ in range(2)]
+            learning = [asyncio.create_task(run.learn(member, 1.0)) for member in early]
+            await asyncio.sleep(7)
+            late = await run.member()
+            ends = await asyncio.gather(*learning, run.learn(late, 1.0))
+        assert same(ends)
+        assert ends[0].round == 4
+        assert all(len(outcome.losses) == 3 for outcome in run.outcomes)
+
+    run_virtual(main())
+
+
+def test_strangers_under_the_key_of_a_run_keep_nobody_from_meeting() -> None:
+    async def main() -> None:
+        async with Run(terms(min_members=2), shelf={}) as run:
+            place = run.terms.run.peer_id
+            for _ in range(40):  # no directory takes them from who is no member; this one is told to have
+                nobody = Identity.ephemeral().peer_id
+                run.shelf[place, nobody] = presence_of(nobody, place)
+            babbler = Identity.ephemeral().peer_id
+            run.shelf[place, babbler] = presence_of(babbler, place)
+            transport = run.network.transport(babbler)
+            heard = []
+
+            async def babble(stream: Stream) -> None:
+                heard.append(await stream.receive())
+                await stream.send(encode({"kind": "run", "signed": [babbler, b"?", b"?"]}))
+
+            await transport.serve(PROTOCOL, babble)
+            members = [await run.member() for _ in range(2)]
+            ends = await asyncio.gather(*(run.learn(member, 1.0) for member in members))
+            assert heard
+        assert same(ends)
+        assert all(len(outcome.losses) == 2 and not outcome.left_out for outcome in run.outcomes)
+
+    run_virtual(main())
+
+
+class Failing(MemoryDirectory):
+    """Cannot be reached at first."""
+
+    failures = 3
+
+    async def present(self, run: PeerId) -> tuple[Presence, ...]:
+        if self.failures:
+            self.failures -= 1
+            raise NetworkError("reading the DHT took more than 20 s")
+        return await super().present(run)
+
+
+def test_a_directory_that_fails_for_a_while_is_asked_again(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> tuple[Standing, ...]:
+        async with Run(terms(), shelf={}, directory=Failing) as run:
+            members = [await run.member() for _ in range(2)]
+            return tuple(await asyncio.gather(*(run.learn(member, 1.0) for member in members)))
+
+    assert same(list(run_virtual(main())))
+    assert "can't be found in the directory for now" in caplog.text
+
+
+def test_who_has_gone_is_found_no_longer_after_some_minutes() -> None:
+    async def main() -> None:
+        async with Run(terms(), shelf={}) as run:
+            member = await run.member()
+            await asyncio.sleep(1)
+            (presence,) = await MemoryDirectory(run.shelf).present(run.terms.run.peer_id)
+            assert presence.peer == member._identity.peer_id
+            later = MemoryDirectory(run.shelf, clock=lambda: time.time() + 300)
+            assert await later.present(run.terms.run.peer_id) == ()
+
+    run_virtual(main())
