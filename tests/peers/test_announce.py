@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 from peers.announce import Announcer, Load, Timing
 from swarm.directory import Directory
 from swarm.errors import NetworkError
+from swarm.identity import Identity
 from swarm.ids import Digest, PeerId, Span
 from swarm.memory import MemoryDirectory
 from swarm.messages import Contact
-from swarm.record import PeerRecord, PeerState
+from swarm.record import PeerRecord, PeerState, Presence
 from tests.virtual import run_virtual
 
 ME = PeerId("12D3KooWme")
@@ -60,6 +61,12 @@ class Weather(Directory):
 
     async def read(self, model: Digest | None = None) -> tuple[PeerRecord, ...]:
         return await self.inner.read(model)
+
+    async def appear(self, presence: Presence, run: Identity) -> None:
+        await self.inner.appear(presence, run)
+
+    async def present(self, run: PeerId) -> tuple[Presence, ...]:
+        return await self.inner.present(run)
 
     async def close(self) -> None:
         await self.inner.close()

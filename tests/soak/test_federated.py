@@ -35,8 +35,8 @@ from swarm.identity import Identity
 from swarm.memory import MemoryNetwork
 from tests.virtual import run_virtual
 
-ROUNDS, LOCAL_STEPS, BATCH, LENGTH = 6, 4, 2, 64
-TRAINED, HELD_OUT = 24, 6  # rows of each text
+ROUNDS, LOCAL_STEPS, BATCH, LENGTH = 5, 4, 1, 64
+TRAINED, HELD_OUT = 20, 4  # rows of each text
 CLIP = 10.0  # as `swarm finetune --join` has it by default; honest changes are much shorter
 ROOT = Path(__file__).parent.parent.parent
 ADAPTER = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
@@ -69,7 +69,7 @@ class Lab:
         put(self.tuned, self.first)
         options: dict[str, Any] = {"model": "smollm2", "data": name, "output": self.folder / name, "held_out": 0.0}
         steps = ROUNDS * LOCAL_STEPS
-        return Tuning(Settings(steps=steps, batch=batch, learning_rate=1e-3, **options), self.tuned, rows)
+        return Tuning(Settings(steps=steps, batch=batch, learning_rate=2e-3, **options), self.tuned, rows)
 
     def loss(self, weights: Tensor) -> float:
         """Over rows of all texts that nobody has trained on."""
@@ -91,8 +91,9 @@ class Lab:
 def lab(local: PreTrainedModel, checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Lab:
     tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder)
     texts = [tokenizer(text())["input_ids"] for text in TEXTS.values()]
-    rows = [[Row(tuple(ids[at * LENGTH :][:LENGTH]), (True,) * LENGTH) for at in range(30)] for ids in texts]
-    assert TRAINED + HELD_OUT == 30
+    rows = [
+        [Row(tuple(ids[at * LENGTH :][:LENGTH]), (True,) * LENGTH) for at in range(TRAINED + HELD_OUT)] for ids in texts
+    ]
     torch.manual_seed(0)
     tuned = get_peft_model(copy.deepcopy(local), copy.deepcopy(ADAPTER))
     held_out = [row for some in rows for row in some[TRAINED:]]

@@ -2,19 +2,26 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 
 import pytest
+import torch
 
 from clients.federated.links import PROTOCOL
+from clients.federated.member import Member
 from clients.federated.standing import Standing
+from swarm.directory import Directory
 from swarm.errors import NetworkError
 from swarm.identity import Identity
 from swarm.ids import PeerId
+from swarm.kademlia import KademliaDirectory
+from swarm.libp2p import Libp2pHost
 from swarm.memory import MemoryDirectory
 from swarm.record import Presence
 from swarm.transport import Stream
 from swarm.wire import encode
-from tests.clients.federated.test_member import Run, same, terms
+from tests.clients.federated.test_member import SIZE, Run, same, terms
 from tests.swarm.records import presence_of
 from tests.virtual import run_virtual
 
@@ -93,3 +100,27 @@ def test_who_has_gone_is_found_no_longer_after_some_minutes() -> None:
             assert await later.present(run.terms.run.peer_id) == ()
 
     run_virtual(main())
+
+
+@pytest.mark.anyio
+async def test_members_meet_over_a_real_dht() -> None:
+    async with AsyncExitStack() as stack:
+        first, _ = await joined(stack, Identity.ephemeral(), ())
+        agreed = terms(rounds=1)
+        members = []
+        for _ in range(2):
+            identity = Identity.ephemeral()
+            host, directory = await joined(stack, identity, await first.transport.addresses())
+            begin = Standing.first(agreed, torch.zeros(SIZE))
+            member = Member(host.transport, identity, agreed, begin, directory=directory, patience=60.0)
+            members.append(await stack.enter_async_context(member))
+        run = Run(agreed)
+        assert same(await asyncio.gather(*(run.learn(member, 1.0, seconds=0.0) for member in members)))
+
+
+async def joined(stack: AsyncExitStack, identity: Identity, peers: Sequence[str]) -> tuple[Libp2pHost, Directory]:
+    """The first of them begins a DHT, others come as clients do."""
+    host = await stack.enter_async_context(await Libp2pHost.start(identity, initial_peers=peers))
+    directory = await KademliaDirectory.start(host, identity, peers, client_mode=bool(peers), new_swarm=not peers)
+    stack.push_async_callback(directory.close)
+    return host, directory
