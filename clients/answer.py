@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from clients.chat import Tokenizer, encode_chat, encode_text
 from clients.events import Event
 from clients.model import SwarmModelForCausalLM
+from clients.own_adapter import read_adapter
 from clients.speculation import Drafts
 from clients.story import Story
 from swarm.checkpoint import resolve
@@ -26,7 +27,7 @@ __all__ = ["Question", "answer"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
     """What is asked, and how the answer is chosen. `temperature` 0: always the likeliest token. `draft`: "none",
-    "ngram" or the name of a model."""
+    "ngram" or the name of a model. `adapter`: a folder or a hub id."""
 
     model: str
     text: str
@@ -37,6 +38,7 @@ class Question:
     top_p: float = 1.0
     seed: int | None = None
     draft: str = "none"
+    adapter: str | None = None
 
     def encode(self, tokenizer: Tokenizer) -> Tensor:
         """Token ids [1, n]."""
@@ -64,6 +66,9 @@ def answer(
     """The answer on stdout: as it comes, or with `as_json` one object at the end. Raises SwarmError."""
     if question.seed is not None:
         torch.manual_seed(question.seed)
+    adapters = None
+    if question.adapter is not None:
+        adapters = read_adapter(question.adapter, resolve(question.model, cache=cache), cache=cache).blocks
     answers = Console(highlight=False, soft_wrap=True, quiet=as_json)
     notes = Console(stderr=True, highlight=False, soft_wrap=True, quiet=as_json or not sys.stderr.isatty())
     story: list[Story] = []
@@ -77,7 +82,7 @@ def answer(
         tokenizer = AutoTokenizer.from_pretrained(model.name_or_path)
         story.append(Story(tokenizer, answers, notes))
         prompt, draft = question.encode(tokenizer), _drafts(question.draft, tokenizer, cache)
-        with story[0].closing(), model.new_cache() as past:
+        with story[0].closing(), model.new_cache(adapters=adapters) as past:
             mask = torch.ones_like(prompt)  # or the library takes tokens like that of padding for it
             output = model.generate(
                 prompt, attention_mask=mask, streamer=story[0], draft=draft, past_key_values=past, **question.options

@@ -61,7 +61,16 @@ class SwarmCache(Cache):
     One thread at a time, except for `interrupt` and `close`. After a step that failed it stands where it stood before.
     """
 
-    def __init__(self, connection: Opener, embed: Embed, *, max_positions: int | None, lease_tokens: int = 0) -> None:
+    def __init__(
+        self,
+        connection: Opener,
+        embed: Embed,
+        *,
+        max_positions: int | None,
+        lease_tokens: int = 0,
+        adapters: Mapping[int, PackedAdapter] | None = None,
+    ) -> None:
+        """`adapters`, by block, stay those of all its rows; without any, they are those that the model then has."""
         super().__init__(layers=[])
         self.speculation: Speculation | None = None  # what drafting has taught in this chat
         self._connection = connection
@@ -69,7 +78,8 @@ class SwarmCache(Cache):
         self._max_positions = max_positions
         self._lease = lease_tokens
         self._rows = Rows()
-        self._adapters: Mapping[int, PackedAdapter] = {}
+        self._adapters: Mapping[int, PackedAdapter] = dict(adapters or {})
+        self._own_adapters = bool(adapters)
         self.settled = False  # whether somebody sees to it that the adapters stay as they are
         self._session: SessionLike | None = None
         self._abandon: weakref.finalize[..., SwarmCache] | None = None
@@ -139,12 +149,15 @@ class SwarmCache(Cache):
         return None if session is None else session.predict_step(tokens)
 
     def adapt(self, adapters: Mapping[int, PackedAdapter]) -> None:
-        """With which adapters, by block, all rows are computed. Raises UsageError when rows are here with others."""
+        """With which adapters, by block, all rows are computed. Raises UsageError when rows are here with others, or
+        when this has adapters of its own."""
+        if self._own_adapters and not adapters:
+            return
         if {block: adapter.key for block, adapter in adapters.items()} == {
             block: adapter.key for block, adapter in self._adapters.items()
         }:
             return
-        if self._session is not None:
+        if self._session is not None or self._own_adapters:
             raise UsageError(
                 "these past_key_values were made with another adapter, or without one: begin with new ones"
             )

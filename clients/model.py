@@ -8,7 +8,7 @@ import inspect
 import os
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -44,6 +44,7 @@ from swarm.catalogue import default_cache
 from swarm.checkpoint import resolve
 from swarm.dtypes import NAMES
 from swarm.errors import ModelError, UsageError
+from swarm.training import PackedAdapter
 
 if TYPE_CHECKING:  # heavy: it brings the network
     from clients.network import Network
@@ -191,12 +192,17 @@ class SwarmModelForCausalLM(AssistedDecoding, PreTrainedModel, GenerationMixin):
 
     # --- generate ---
 
-    def new_cache(self, max_tokens: int = 0) -> SwarmCache:
+    def new_cache(self, max_tokens: int = 0, *, adapters: Mapping[int, PackedAdapter] | None = None) -> SwarmCache:
         """Empty `past_key_values` for a chat of several calls; `max_tokens` over all rows is what peers are asked to
-        keep room for. Use it as a context manager, or close it."""
+        keep room for. With `adapters`, by block, all of it is computed with them, in a model that PEFT has changed
+        nothing of. Use it as a context manager, or close it."""
         with self._lock:
             cache = SwarmCache(
-                self._connected(), self.embed, max_positions=self._max_positions, lease_tokens=max_tokens
+                self._connected(),
+                self.embed,
+                max_positions=self._max_positions,
+                lease_tokens=max_tokens,
+                adapters=adapters,
             )
             self._caches.add(cache)
         return cache
@@ -477,6 +483,10 @@ class _Packed(Remote):
     """One row of columns that belong to many sequences."""
 
     do: Callable[[Tensor], Tensor]
+
+    @property
+    def settled(self) -> bool:
+        return True  # whoever made `do` knows with which adapters
 
     def through(self, hidden: Tensor) -> Tensor:
         return self.do(hidden[0].to("cpu"))[None].to(hidden.device)

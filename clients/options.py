@@ -13,6 +13,8 @@ from swarm.messages import CODECS
 from swarm.settings import outranked
 
 __all__ = [
+    "ADAPTER_BY_URL",
+    "AdapterSource",
     "ApiKey",
     "AsJson",
     "CacheDir",
@@ -27,6 +29,9 @@ __all__ = [
     "swarm_or_gateway",
 ]
 
+ADAPTER_BY_URL = (
+    "--adapter is for a swarm that is joined: a gateway names its own, as in smollm2:NAME instead of smollm2"
+)
 
 ModelName = Annotated[
     str,
@@ -61,6 +66,14 @@ Drafting = Annotated[
         metavar="none|ngram|MODEL",
         help="Who guesses the next tokens, so that peers check several in one trip: nobody, what the text repeats, "
         "or a small model with the same tokenizer, run here. The answer stays the same.",
+    ),
+]
+AdapterSource = Annotated[
+    str | None,
+    typer.Option(
+        "--adapter",
+        metavar="FOLDER",
+        help="An adapter of PEFT to compute with, as swarm finetune writes it; or a hub id.",
     ),
 ]
 CacheDir = Annotated[

@@ -8,6 +8,8 @@ from typing import Annotated, TextIO
 import typer
 
 from clients.options import (
+    ADAPTER_BY_URL,
+    AdapterSource,
     ApiKey,
     CacheDir,
     Codec,
@@ -48,6 +50,7 @@ def run(
     raw: Annotated[
         bool, typer.Option("--raw", help="Continue the prompt as plain text, without a chat template.")
     ] = False,
+    adapter: AdapterSource = None,
     draft: Drafting = "none",
     codec: Codec = None,
     patience: Patience = 30.0,
@@ -65,6 +68,8 @@ def run(
     if gateway is not None:
         if raw or draft != "none" or codec is not None:
             raise UsageError("--raw, --draft and --codec are for a swarm that is joined, not for --url")
+        if adapter is not None:
+            raise UsageError(ADAPTER_BY_URL)
         from clients.terminal.asking import ask
         from clients.terminal.conversation import Choosing
 
@@ -92,6 +97,7 @@ def run(
         top_p=top_p,
         seed=seed,
         draft=draft,
+        adapter=adapter,
     )
     answer(
         question,

@@ -7,7 +7,7 @@ A turn is: take what waits, let go of what nobody wants, plan, compute, choose, 
 import logging
 import threading
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
 
 import torch
@@ -26,6 +26,7 @@ from clients.events import ChainChanged, Step
 from clients.events import Event as SwarmEvent
 from clients.model import SwarmModelForCausalLM
 from swarm.errors import NetworkError, SwarmError
+from swarm.training import PackedAdapter
 
 __all__ = ["Lane"]
 
@@ -44,6 +45,7 @@ class Lane:
         connection: Opener,
         limits: Limits,
         *,
+        adapters: Mapping[int, PackedAdapter],
         freed: Callable[[], None],
         clock: Callable[[], float],
     ) -> None:
@@ -57,7 +59,7 @@ class Lane:
         self._woken = False
         self._closing = False
         self._load = 0
-        self._session = LaneSession(connection, model.embed, self._hear)
+        self._session = LaneSession(connection, model.embed, self._hear, adapters)
         self._rows: list[Row] = []
         self._kept = Kept(limits)
         self._chain: ChainChanged | None = None

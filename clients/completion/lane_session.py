@@ -1,7 +1,7 @@
 """A lane's session as the lane's thread uses it: blocking calls, rows instead of ids."""
 
 import threading
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from clients.events import Observer
 from clients.history import Embed
 from clients.session import RowChunk
 from swarm.errors import NetworkError
+from swarm.training import PackedAdapter
 
 __all__ = ["LaneSession"]
 
@@ -27,8 +28,12 @@ LEASE_STEP = 512  # tokens: leases are asked for in multiples, so that not every
 class LaneSession:
     """Opened by the first step, and anew after `close`. One thread at a time, but for `interrupt`."""
 
-    def __init__(self, connection: Opener, embed: Embed, observer: Observer) -> None:
+    def __init__(
+        self, connection: Opener, embed: Embed, observer: Observer, adapters: Mapping[int, PackedAdapter]
+    ) -> None:
+        """`adapters`: by block, what all rows are computed with."""
         self._connection = connection
+        self._adapters = adapters
         self._embed = embed
         self._observer = observer
         self._lock = threading.Lock()
@@ -115,7 +120,9 @@ class LaneSession:
         return await session.step(chunks, hidden)
 
     async def _open(self) -> SessionLike:
-        session = await self._connection.session(embed=self._embed, lease_tokens=self._lease, observer=self._observer)
+        session = await self._connection.session(
+            embed=self._embed, lease_tokens=self._lease, observer=self._observer, adapters=self._adapters
+        )
         with self._lock:
             if not self._interrupted:
                 self._session = session

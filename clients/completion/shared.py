@@ -4,7 +4,7 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -15,6 +15,7 @@ from clients.completion.request import MOST_LOGPROBS, Request
 from clients.completion.rows import Job
 from clients.model import SwarmModelForCausalLM
 from swarm.errors import Busy, UsageError
+from swarm.training import PackedAdapter
 
 __all__ = ["SharedModel"]
 
@@ -30,15 +31,18 @@ class SharedModel:
         model: SwarmModelForCausalLM,
         limits: Limits | None = None,
         *,
+        adapters: Mapping[int, PackedAdapter] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`adapters`, by block, are what every answer is computed with; several of these, each with its own, may share
+        one model."""
         self.limits = limits or Limits()
         self._model = model
         self._lock = threading.Lock()
         self._waiting: deque[Job] = deque()
         self._closed = False
         self._lanes = [
-            Lane(model, model.connection, self.limits, freed=self._assign, clock=clock)
+            Lane(model, model.connection, self.limits, adapters=adapters or {}, freed=self._assign, clock=clock)
             for _ in range(self.limits.lanes)
         ]
 

@@ -31,6 +31,14 @@ def gateway(
         ),
     ] = None,
     initial_peers: InitialPeers = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FOLDER",
+            help="An adapter of PEFT, a folder or a hub id, served as model:NAME; repeatable. Where several models are "
+            "served, MODEL:NAME=FOLDER says whose it is.",
+        ),
+    ] = None,
     host: Annotated[
         str,
         typer.Option(metavar="IP", help="The address to listen on; 0.0.0.0 lets other machines connect."),
@@ -80,6 +88,7 @@ def gateway(
     check_codec(codec)
     setup_logging(log_format)
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # it tells what we tell ourselves
+    from clients.gateway.adapters import AdapterOption
     from clients.gateway.keys import parse_keys  # these bring the web server, which help does not need
     from clients.gateway.server import check_certificate, listen
     from clients.gateway.settings import GatewaySettings
@@ -87,6 +96,7 @@ def gateway(
     settings = GatewaySettings(
         models=tuple(models or ()),
         initial_peers=peers,
+        adapters=tuple(map(AdapterOption.parse, adapter or ())),
         host=host,
         port=port,
         keys=parse_keys(api_key or ()),

@@ -106,9 +106,9 @@ class Dialects:
         self._known: dict[str, Dialect] = {}
 
     def of(self, served: Served) -> Dialect:
-        if served.name not in self._known:
-            self._known[served.name] = Dialect(served.tokenizer)
-        return self._known[served.name]
+        if served.base not in self._known:
+            self._known[served.base] = Dialect(served.tokenizer)
+        return self._known[served.base]
 
 
 def _shows_tools(tokenizer: Tokenizer) -> bool:

@@ -89,9 +89,9 @@ class Grammars:
         return lambda: _Matching(matcher.deep_copy())
 
     def _table(self, served: Served) -> LLTokenizer:
-        if served.name not in self._tables:
-            self._tables[served.name] = _table_of(served)
-        return self._tables[served.name]
+        if served.base not in self._tables:
+            self._tables[served.base] = _table_of(served)
+        return self._tables[served.base]
 
 
 def _table_of(served: Served) -> LLTokenizer:

@@ -3,9 +3,9 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,17 +13,20 @@ from transformers import AutoTokenizer
 
 from clients.completion.shared import SharedModel
 from clients.connection import Connection
+from clients.gateway.adapters import AdapterOption, of_models
 from clients.gateway.conversation import ends_of_turns
 from clients.gateway.sampling import model_sampling
 from clients.gateway.served import Served
 from clients.model import SwarmModelForCausalLM
 from clients.network import Network
+from clients.own_adapter import read_adapter
 from swarm import catalogue
 from swarm.checkpoint import resolve
 from swarm.errors import ModelError, UsageError
 from swarm.hub import looks_like_hub_id
 from swarm.record import PeerRecord
 from swarm.terminal import plain
+from swarm.training import PackedAdapter
 from swarm.weights import quiet_library
 
 __all__ = ["Joined", "choose_models", "join_models", "share"]
@@ -35,12 +38,13 @@ MOST_MODELS = 16  # that a gateway takes from what a swarm announces
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """A model with its way into the swarm."""
+    """A model with its way into the swarm. `adapters`: by name, then by block."""
 
     name: str
     aliases: tuple[str, ...]
     model: SwarmModelForCausalLM
     tokenizer: Any
+    adapters: Mapping[str, Mapping[int, PackedAdapter]] = field(default_factory=dict)
 
 
 def choose_models(records: Iterable[PeerRecord], cache: Path) -> tuple[str, ...]:
@@ -76,10 +80,20 @@ def _why_not(name: str, digest: str, cache: Path) -> str | None:
 
 
 def join_models(
-    names: Sequence[str], network: Network, stack: ExitStack, *, cache: Path, codec: str | None, patience: float
+    names: Sequence[str],
+    network: Network,
+    stack: ExitStack,
+    *,
+    cache: Path,
+    codec: str | None,
+    patience: float,
+    adapters: Iterable[AdapterOption] = (),
 ) -> list[Joined]:
-    """Load what a client needs of each model, and join; `stack` leaves again. Raises ModelError."""
-    joined = [_join(name, network, stack, cache=cache, codec=codec, patience=patience) for name in names]
+    """Load what a client needs of each model, and join; `stack` leaves again. Raises ModelError, UsageError."""
+    whose = of_models(adapters, names)
+    joined = [
+        _join(name, network, stack, cache=cache, codec=codec, patience=patience, adapters=whose[name]) for name in names
+    ]
     known = [name for one in joined for name in (one.name,)]
     doubled = [name for name, count in Counter(known).items() if count > 1]
     if doubled:
@@ -87,8 +101,18 @@ def join_models(
     return joined
 
 
-def _join(name: str, network: Network, stack: ExitStack, *, cache: Path, codec: str | None, patience: float) -> Joined:
+def _join(
+    name: str,
+    network: Network,
+    stack: ExitStack,
+    *,
+    cache: Path,
+    codec: str | None,
+    patience: float,
+    adapters: Iterable[AdapterOption],
+) -> Joined:
     checkpoint = resolve(name, cache=cache)
+    own = {option.name: read_adapter(option.source, checkpoint, cache=cache).blocks for option in adapters}
     model = SwarmModelForCausalLM.from_pretrained(name, network=network, codec=codec, patience=patience, cache=cache)
     stack.callback(model.close)
     try:
@@ -98,12 +122,26 @@ def _join(name: str, network: Network, stack: ExitStack, *, cache: Path, codec: 
         raise ModelError(f"{name} has no tokenizer that can be loaded: {error}") from error
     entry = catalogue.find(name)
     source = () if entry is None or entry.package is not None else (entry.source,)
-    return Joined(checkpoint.name, source, model, tokenizer)
+    return Joined(checkpoint.name, source, model, tokenizer, own)
 
 
-async def share(joined: Joined, stack: AsyncExitStack) -> Served:
-    """Open a model to many users; `stack` ends that."""
-    completer = await stack.enter_async_context(SharedModel(joined.model))
+async def share(joined: Joined, stack: AsyncExitStack) -> list[Served]:
+    """Open a model to many users, by itself and with each of its adapters; `stack` ends that. What is on this machine
+    of the model is there once; rows with an adapter run along chains of their own."""
+    plainly = _served(joined, await stack.enter_async_context(SharedModel(joined.model)))
+    served = [plainly]
+    for name, blocks in joined.adapters.items():
+        completer = await stack.enter_async_context(SharedModel(joined.model, adapters=blocks))
+        served.append(_with_adapter(plainly, name, completer))
+    return served
+
+
+def _with_adapter(served: Served, adapter: str, completer: SharedModel) -> Served:
+    aliases = tuple(f"{alias}:{adapter}" for alias in served.aliases)
+    return replace(served, name=f"{served.name}:{adapter}", adapter=adapter, completer=completer, aliases=aliases)
+
+
+def _served(joined: Joined, completer: SharedModel) -> Served:
     connection = cast(Connection, joined.model.connection)
     return Served(
         name=joined.name,

@@ -114,5 +114,6 @@ def routes() -> list[Route]:
 async def metrics(request: Request) -> Response:
     gateway = gateway_of(request)
     for served in gateway.models:
-        gateway.metrics.look(served)
+        if served.adapter is None:
+            gateway.metrics.look(served)
     return Response(gateway.metrics.text(), media_type=CONTENT_TYPE_LATEST)

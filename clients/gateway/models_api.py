@@ -38,6 +38,7 @@ def describe(served: Served) -> dict[str, Any]:
         "object": "model",
         "created": served.created,
         "owned_by": "swarm",
+        "parent": None if served.adapter is None else served.base,  # as vLLM tells of adapters
         "swarm": {
             "ready": trouble is None,
             "reason": trouble,

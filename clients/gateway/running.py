@@ -41,7 +41,13 @@ def run(settings: GatewaySettings, sock: socket.socket, show: Show, *, stop_with
         names = settings.models or choose_models(network.records(), settings.cache)
         _log.info("joining as a client of %s", ", ".join(names))
         joined = join_models(
-            names, network, stack, cache=settings.cache, codec=settings.codec, patience=settings.patience
+            names,
+            network,
+            stack,
+            cache=settings.cache,
+            codec=settings.codec,
+            patience=settings.patience,
+            adapters=settings.adapters,
         )
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             work = _answer(settings, sock, network, joined, show)
@@ -70,7 +76,7 @@ async def _answer(
 ) -> None:
     """Raises NetworkError when the way into the network is lost."""
     async with AsyncExitStack() as stack:
-        served = [await share(one, stack) for one in joined]
+        served = [each for one in joined for each in await share(one, stack)]
         gateway = assemble(settings, served)
         server = HttpServer(build(gateway), certificate=settings.tls_cert, key=settings.tls_key)
         serving = asyncio.create_task(server.serve([sock]), name="http")

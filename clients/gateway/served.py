@@ -31,6 +31,12 @@ class Served:
     look: Callable[[], View]
     aliases: tuple[str, ...] = ()  # other names for it
     sampling: Sampling = field(default_factory=Sampling)  # where a request does not say
+    adapter: str | None = None  # its name is then that of its base, a colon and this
+
+    @property
+    def base(self) -> str:
+        """The name of the model that peers compute, without what an adapter changes."""
+        return self.name if self.adapter is None else self.name.removesuffix(f":{self.adapter}")
 
     @property
     def view(self) -> View:
@@ -74,14 +80,22 @@ class Models:
         alike = {one.name: one for known, one in self._by_any_name.items() if known.casefold() == name.casefold()}
         if len(alike) == 1:
             return next(iter(alike.values()))
-        here = ", ".join(self._by_name) or "none"
         raise ApiError(
             404,
-            f"The model '{plain(name, 80)}' is not served here; served are: {here}",
+            self._absent(name),
             type="invalid_request_error",  # as openai's own, which is no "not found"
             code="model_not_found",
             param="model",
         )
+
+    def _absent(self, name: str) -> str:
+        """A sentence on what there is instead."""
+        base, _, adapter = name.rpartition(":")
+        known = self._by_any_name.get(base)
+        if known is None:
+            return f"The model '{plain(name, 80)}' is not served here; served are: {', '.join(self._by_name) or 'none'}"
+        beside = ", ".join(one.name for one in self if one.base == known.base and one.adapter) or "none"
+        return f"{known.base} has no adapter '{plain(adapter, 80)}' here; with an adapter are served: {beside}"
 
     def __iter__(self) -> Iterator[Served]:
         return iter(self._by_name.values())

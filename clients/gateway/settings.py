@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from clients.gateway.adapters import AdapterOption, of_models
 from clients.gateway.keys import Key
 from clients.gateway.policy import LOOPBACK, Policy
 from swarm.errors import UsageError
@@ -21,6 +22,7 @@ class GatewaySettings:
 
     models: tuple[str, ...]  # empty: all that the swarm announces and this machine has
     initial_peers: tuple[str, ...]
+    adapters: tuple[AdapterOption, ...] = ()
     host: str = "127.0.0.1"
     port: int = 8000  # 0: any free one
     keys: tuple[Key, ...] = ()
@@ -53,6 +55,8 @@ class GatewaySettings:
         doubled = {name for name in self.models if self.models.count(name) > 1}
         if doubled:
             raise UsageError(f"{doubled.pop()} is named twice")
+        if self.models:
+            of_models(self.adapters, self.models)
 
     @property
     def local(self) -> bool:

@@ -43,14 +43,16 @@ TEXT_LENGTH = 200  # characters of a reason
 
 
 def picture(models: Models, now: float) -> dict[str, Any]:
-    return {"time": now, "models": [_model(served) for served in models]}
+    """One entry for each model that peers compute, under all `names` that it goes by here with its adapters."""
+    return {"time": now, "models": [_model(served, models) for served in models if served.adapter is None]}
 
 
-def _model(served: Served) -> dict[str, Any]:
+def _model(served: Served, models: Models) -> dict[str, Any]:
     view = served.view
     found = model_as_json(block_map(view))
     peers = [_public(peer, view.taken) for peer in found.pop("peers")]
-    return {"id": served.name, **found, "model": plain(found["model"], TEXT_LENGTH), "peers": peers}
+    names = [one.name for one in models if one.base == served.name]
+    return {"id": served.name, "names": names, **found, "model": plain(found["model"], TEXT_LENGTH), "peers": peers}
 
 
 def _public(peer: dict[str, Any], taken: float) -> dict[str, Any]:

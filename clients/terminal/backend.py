@@ -2,11 +2,25 @@
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
 from clients.terminal.conversation import Choosing, Message
 
-__all__ = ["Backend", "ChainNow", "Ended", "Happening", "HopNow", "Lost", "Pace", "Pausing", "Text"]
+__all__ = ["Backend", "ChainNow", "Ended", "Happening", "HopNow", "Lost", "Pace", "Pausing", "Text", "Wanted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Whom to talk to: a model, and an adapter (a folder or a hub id) where it is to have one."""
+
+    model: str
+    adapter: str | None = None
+
+    @property
+    def name(self) -> str:
+        """As gateways call it, too."""
+        return self.model if self.adapter is None else f"{self.model}:{Path(self.adapter).resolve().name}"
 
 
 @dataclass(frozen=True, slots=True)

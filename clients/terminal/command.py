@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from clients.options import (
+    ADAPTER_BY_URL,
+    AdapterSource,
     ApiKey,
     CacheDir,
     Codec,
@@ -17,7 +19,7 @@ from clients.options import (
     check_codec,
     swarm_or_gateway,
 )
-from clients.terminal.backend import Backend
+from clients.terminal.backend import Backend, Wanted
 from clients.terminal.conversation import Choosing, Conversation
 from clients.terminal.conversation import load as load_chat
 from swarm.catalogue import default_cache
@@ -47,6 +49,7 @@ def chat(
     top_p: Annotated[float, typer.Option(help="Sample among the likeliest tokens of this share.")] = 0.95,
     max_new_tokens: Annotated[int, typer.Option(help="Length of an answer at most.")] = 1024,
     seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
+    adapter: AdapterSource = None,
     load: Annotated[Path | None, typer.Option(metavar="FILE", help="Go on with a chat that /save has kept.")] = None,
     codec: Codec = None,
     patience: Patience = 30.0,
@@ -62,21 +65,33 @@ def chat(
     conversation = Conversation(system or conversation.system, conversation.turns)
     check_codec(codec)
     peers, gateway = swarm_or_gateway(context, initial_peers, url)
+    if gateway is not None and adapter is not None:
+        raise UsageError(ADAPTER_BY_URL)
     cache = cache_dir or default_cache(os.environ)
-    connect = _connector(peers, gateway, api_key, cache=cache, codec=codec, patience=patience)
     if gateway is None and model is None:
         raise UsageError("which model? Name it, as in: swarm chat smollm2 --initial-peers …")
+    first = None if model is None else Wanted(model, adapter)
+    connect = _connector(peers, gateway, api_key, first=first, cache=cache, codec=codec, patience=patience)
     quiet_libraries(os.environ)
     from clients.terminal.loop import converse
 
-    folder = state_folder(os.environ, Path.home())
-    raise typer.Exit(converse(lambda: connect(model), connect, conversation, choosing, folder / "chat_history"))
+    kept = state_folder(os.environ, Path.home()) / "chat_history"
+    name = None if first is None else first.name
+    raise typer.Exit(converse(lambda: connect(name), connect, conversation, choosing, kept))
 
 
 def _connector(
-    peers: tuple[str, ...], gateway: str | None, api_key: str | None, *, cache: Path, codec: str | None, patience: float
+    peers: tuple[str, ...],
+    gateway: str | None,
+    api_key: str | None,
+    *,
+    first: Wanted | None,
+    cache: Path,
+    codec: str | None,
+    patience: float,
 ) -> Callable[[str | None], Backend]:
-    """What connects to a model by name: through the `gateway` if there is one, else as a member of the swarm."""
+    """What connects to a model by name: through the `gateway` if there is one, else as a member of the swarm. `first`
+    may have an adapter, and then a name of its own."""
 
     def by_http(model: str | None) -> Backend:
         from clients.terminal.by_http import ByHttp
@@ -87,6 +102,7 @@ def _connector(
     def join(model: str | None) -> Backend:
         from clients.terminal.joined import Joined  # brings torch and hivemind, which help does not need
 
-        return Joined.join(model or "", initial_peers=peers, cache=cache, codec=codec, patience=patience)
+        wanted = first if first is not None and model == first.name else Wanted(model or "")
+        return Joined.join(wanted, initial_peers=peers, cache=cache, codec=codec, patience=patience)
 
     return join if gateway is None else by_http

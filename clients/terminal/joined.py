@@ -21,11 +21,14 @@ from clients.cache import SwarmCache
 from clients.chat import TextStream, encode_chat
 from clients.events import ChainChanged, Event, PeerLost, Step, Waiting
 from clients.model import SwarmModelForCausalLM
-from clients.terminal.backend import ChainNow, Ended, Happening, HopNow, Lost, Pace, Pausing, Text
+from clients.own_adapter import read_adapter
+from clients.terminal.backend import ChainNow, Ended, Happening, HopNow, Lost, Pace, Pausing, Text, Wanted
 from clients.terminal.conversation import Choosing, Message
 from routing.chains import Hop
+from swarm.checkpoint import resolve
 from swarm.errors import UsageError
 from swarm.ids import PeerId
+from swarm.training import PackedAdapter
 
 __all__ = ["Joined"]
 
@@ -35,10 +38,18 @@ AHEAD = 256  # tokens and events that may wait for the screen before the generat
 class Joined:
     """A backend, see `clients.terminal.backend`. Made by `join`."""
 
-    def __init__(self, name: str, model: SwarmModelForCausalLM, tokenizer: Any) -> None:
-        """`model`: its observer is `hear`, or nothing is told of the chain."""
+    def __init__(
+        self,
+        name: str,
+        model: SwarmModelForCausalLM,
+        tokenizer: Any,
+        adapters: Mapping[int, PackedAdapter] | None = None,
+    ) -> None:
+        """`model`: its observer is `hear`, or nothing is told of the chain. `adapters`: by block, what every answer is
+        computed with."""
         self.model = name
         self._swarm = model
+        self._adapters = adapters
         self._tokenizer = tokenizer
         self._past: SwarmCache | None = None
         self._known: list[int] = []  # the tokens that `_past` stands for
@@ -49,7 +60,7 @@ class Joined:
     @classmethod
     def join(
         cls,
-        name: str,
+        wanted: Wanted,
         *,
         initial_peers: Sequence[str],
         cache: Path,
@@ -57,6 +68,9 @@ class Joined:
         patience: float = 30.0,
     ) -> "Joined":
         """Raises SwarmError."""
+        own = None
+        if wanted.adapter is not None:
+            own = read_adapter(wanted.adapter, resolve(wanted.model, cache=cache), cache=cache).blocks
         made: list[Joined] = []
 
         def hear(event: Event) -> None:
@@ -64,10 +78,10 @@ class Joined:
                 made[0].hear(event)
 
         model = SwarmModelForCausalLM.from_pretrained(
-            name, initial_peers=initial_peers, cache=cache, codec=codec, patience=patience, observer=hear
+            wanted.model, initial_peers=initial_peers, cache=cache, codec=codec, patience=patience, observer=hear
         )
         try:
-            made.append(cls(name, model, AutoTokenizer.from_pretrained(model.name_or_path)))
+            made.append(cls(wanted.name, model, AutoTokenizer.from_pretrained(model.name_or_path), own))
         except BaseException:
             model.close()
             raise
@@ -150,7 +164,7 @@ class Joined:
     def _begin(self, prompt: Tensor) -> tuple[int, SwarmCache]:
         """How many tokens of `prompt` the session has, and its cache, cut to them."""
         if self._past is None:
-            self._past, self._known = self._swarm.new_cache(), []
+            self._past, self._known = self._swarm.new_cache(adapters=self._adapters), []
         common = _common(self._known, prompt[0].tolist())
         begun = min(common, prompt.shape[1] - 1)  # one token has to be sent, to get an output back
         self._past.crop(begun - self._past.get_seq_length())

@@ -51,7 +51,7 @@ export function App() {
   const messages = branch(chat);
   const running = answers.runs(chat.id);
   const answer = messages.find((node) => node.id === shown) ?? messages.findLast((node) => node.role === "assistant");
-  const model = gateway.picture?.models.find((one) => one.id === chat.settings.model);
+  const model = gateway.picture?.models.find((one) => one.names.includes(chat.settings.model));
   useEffect(() => void (document.title = kept ? `${titleOf(kept)} · swarm` : "swarm"), [kept && titleOf(kept)]);
 
   const open = (next) => {

@@ -42,7 +42,8 @@ async function readAll(known, signal) {
   const asked = known ? null : askModels(signal);
   const picture = await readPicture(signal).catch(() => null);
   if (!picture) return { picture, lost: true };
-  const same = known?.length === picture.models.length && picture.models.every((model) => known.includes(model.id));
+  const names = picture.models.flatMap((model) => model.names);
+  const same = known?.length === names.length && names.every((name) => known.includes(name));
   return { picture, lost: false, ...(same ? {} : await (asked ?? askModels(signal))) };
 }
 

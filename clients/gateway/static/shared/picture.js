@@ -24,6 +24,7 @@ function peer(raw) {
 function model(raw) {
   return {
     id: text(raw?.id) || text(raw?.model),
+    names: array(raw?.names).map(text), // by which it can be asked, with its adapters too
     name: text(raw?.model),
     digest: text(raw?.digest),
     served: raw?.served === true,
