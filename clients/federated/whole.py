@@ -20,6 +20,7 @@ from clients.finetune.adapter import with_adapter
 from clients.finetune.data import read_rows
 from clients.finetune.run import Tuning
 from clients.finetune.settings import Settings
+from clients.finetune.telling import next_command
 from clients.finetune.whole import make_folder, save_adapter
 from clients.model import SwarmModelForCausalLM
 from swarm.addresses import peer_of
@@ -125,6 +126,7 @@ def federate(
         rounds.run(member, lambda told: console.print(_told(told, terms), markup=False))
         save_adapter(settings, tuned, tokenizer)
     console.print(f"the adapter is in {settings.output}", markup=False)
+    console.print(next_command(settings, initial_peers), markup=False)
 
 
 class _Joined:

@@ -1,5 +1,6 @@
 """What a run says: a bar on a terminal, plain lines elsewhere, and what came of it at the end."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,11 +8,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from clients.finetune.run import Step
+from clients.finetune.settings import Settings
 from clients.training.hop import Cost
 from swarm.figures import new_table
 from swarm.terminal import plain
 
-__all__ = ["Teller", "draw", "plot"]
+__all__ = ["Teller", "draw", "next_command", "plot"]
 
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 60  # characters of a curve
@@ -87,3 +89,11 @@ def plot(losses: Sequence[float], evaluations: Sequence[tuple[int, float]], path
     axes.legend()
     figure.savefig(path)
     return True
+
+
+def next_command(settings: Settings, initial_peers: Sequence[str]) -> str:
+    """How to use what came out: a command, or for virtual tokens, which commands don't take, a line of Python."""
+    if settings.method not in ("lora", "ia3"):
+        return f"use it in Python: PeftModel.from_pretrained(model, {str(settings.output)!r})"
+    words = ["swarm", "chat", settings.model, "--adapter", str(settings.output)]
+    return f"talk to it: {shlex.join([*words, '--initial-peers', ','.join(initial_peers)])}"

@@ -17,7 +17,7 @@ from clients.finetune.data import read_rows
 from clients.finetune.room import tell_memory
 from clients.finetune.run import Tuning
 from clients.finetune.settings import Settings
-from clients.finetune.telling import Teller, draw, plot
+from clients.finetune.telling import Teller, draw, next_command, plot
 from clients.model import SwarmModelForCausalLM
 from swarm.checkpoint import resolve
 from swarm.errors import UsageError
@@ -66,6 +66,7 @@ def fine_tune(
         if text is not None:
             console.print(f"{name}: {plain(text)}", markup=False)
     console.print(f"the adapter is in {settings.output}" + (", its curve in loss.png" if drawn else ""), markup=False)
+    console.print(next_command(settings, initial_peers), markup=False)
     if as_json:
         curves = {"losses": progress.losses, "evaluations": progress.evaluations}
         outcome = {"steps": progress.step, **curves, "before": before, "after": after, "output": str(settings.output)}

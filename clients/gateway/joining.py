@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 from transformers import AutoTokenizer
@@ -29,11 +30,14 @@ from swarm.terminal import plain
 from swarm.training import PackedAdapter
 from swarm.weights import quiet_library
 
-__all__ = ["Joined", "choose_models", "join_models", "share"]
+__all__ = ["Joined", "choose_models", "join_models", "read_adapters", "share"]
+
+OwnAdapters = Mapping[str, Mapping[int, PackedAdapter]]  # by name, then by block
 
 _log = logging.getLogger(__name__)
 
 MOST_MODELS = 16  # that a gateway takes from what a swarm announces
+EMPTY: Mapping[str, OwnAdapters] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,7 @@ class Joined:
     aliases: tuple[str, ...]
     model: SwarmModelForCausalLM
     tokenizer: Any
-    adapters: Mapping[str, Mapping[int, PackedAdapter]] = field(default_factory=dict)
+    adapters: OwnAdapters = field(default_factory=dict)
 
 
 def choose_models(records: Iterable[PeerRecord], cache: Path) -> tuple[str, ...]:
@@ -79,6 +83,16 @@ def _why_not(name: str, digest: str, cache: Path) -> str | None:
     return None
 
 
+def read_adapters(options: Iterable[AdapterOption], models: Sequence[str], *, cache: Path) -> dict[str, OwnAdapters]:
+    """Those of each of `models`, read and checked. Raises UsageError, ModelError."""
+    found: dict[str, OwnAdapters] = {}
+    for model, own in of_models(options, models).items():
+        if own:
+            checkpoint = resolve(model, cache=cache)
+            found[model] = {one.name: read_adapter(one.source, checkpoint, cache=cache).blocks for one in own}
+    return found
+
+
 def join_models(
     names: Sequence[str],
     network: Network,
@@ -87,12 +101,13 @@ def join_models(
     cache: Path,
     codec: str | None,
     patience: float,
-    adapters: Iterable[AdapterOption] = (),
+    adapters: Mapping[str, OwnAdapters] = EMPTY,
 ) -> list[Joined]:
-    """Load what a client needs of each model, and join; `stack` leaves again. Raises ModelError, UsageError."""
-    whose = of_models(adapters, names)
+    """Load what a client needs of each model, and join; `stack` leaves again. `adapters`: by model. Raises ModelError,
+    UsageError."""
     joined = [
-        _join(name, network, stack, cache=cache, codec=codec, patience=patience, adapters=whose[name]) for name in names
+        _join(name, network, stack, cache=cache, codec=codec, patience=patience, adapters=adapters.get(name, {}))
+        for name in names
     ]
     known = [name for one in joined for name in (one.name,)]
     doubled = [name for name, count in Counter(known).items() if count > 1]
@@ -109,10 +124,9 @@ def _join(
     cache: Path,
     codec: str | None,
     patience: float,
-    adapters: Iterable[AdapterOption],
+    adapters: OwnAdapters,
 ) -> Joined:
     checkpoint = resolve(name, cache=cache)
-    own = {option.name: read_adapter(option.source, checkpoint, cache=cache).blocks for option in adapters}
     model = SwarmModelForCausalLM.from_pretrained(name, network=network, codec=codec, patience=patience, cache=cache)
     stack.callback(model.close)
     try:
@@ -122,7 +136,7 @@ def _join(
         raise ModelError(f"{name} has no tokenizer that can be loaded: {error}") from error
     entry = catalogue.find(name)
     source = () if entry is None or entry.package is not None else (entry.source,)
-    return Joined(checkpoint.name, source, model, tokenizer, own)
+    return Joined(checkpoint.name, source, model, tokenizer, adapters)
 
 
 async def share(joined: Joined, stack: AsyncExitStack) -> list[Served]:

@@ -12,7 +12,7 @@ from clients.gateway.admission import Admission
 from clients.gateway.app import build
 from clients.gateway.gateway import Gateway
 from clients.gateway.grammar import Grammars
-from clients.gateway.joining import Joined, choose_models, join_models, share
+from clients.gateway.joining import Joined, choose_models, join_models, read_adapters, share
 from clients.gateway.keys import Keys
 from clients.gateway.metrics import Metrics
 from clients.gateway.ready import ReadyGateway, ReadyModel
@@ -36,9 +36,13 @@ Show = Callable[[ReadyGateway], None]
 def run(settings: GatewaySettings, sock: socket.socket, show: Show, *, stop_with_stdin: bool = False) -> int:
     """Answers on `sock`, which listens, until told to stop; the exit status. `show` is called once it answers. Raises
     UsageError, NetworkError."""
+    own = read_adapters(settings.adapters, settings.models, cache=settings.cache) if settings.models else {}
     with ExitStack() as stack:
         network = stack.enter_context(Network(settings.initial_peers))
-        names = settings.models or choose_models(network.records(), settings.cache)
+        names = settings.models
+        if not names:
+            names = choose_models(network.records(), settings.cache)
+            own = read_adapters(settings.adapters, names, cache=settings.cache)
         _log.info("joining as a client of %s", ", ".join(names))
         joined = join_models(
             names,
@@ -47,7 +51,7 @@ def run(settings: GatewaySettings, sock: socket.socket, show: Show, *, stop_with
             cache=settings.cache,
             codec=settings.codec,
             patience=settings.patience,
-            adapters=settings.adapters,
+            adapters=own,
         )
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             work = _answer(settings, sock, network, joined, show)

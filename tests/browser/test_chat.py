@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from playwright.sync_api import BrowserContext, Page, Route, expect
@@ -146,6 +147,19 @@ def test_whoever_asks_before_the_page_knows_the_models_is_answered(page: Page, l
     expect(complete(page)).to_contain_text("Hello there.")
     for route in held:
         route.continue_()
+
+
+def test_an_adapter_is_chosen_as_a_model_is_and_has_its_swarm(page: Page, served: Served) -> None:
+    with LiveGateway([served, replace(served, name="tiny:pirate", adapter="pirate")]) as live:
+        page.goto(live.url)
+        page.get_by_role("combobox", name="Model").select_option("tiny:pirate")
+        expect(page.get_by_role("link", name="The swarm: 3 peers")).to_be_visible()
+        with page.expect_request("**/v1/chat/completions") as asked:
+            ask(page, "Ahoy")
+        assert asked.value.post_data_json["model"] == "tiny:pirate"
+        expect(complete(page)).to_contain_text("Hello there.")
+        page.goto(f"{live.url}/swarm")
+        expect(page.get_by_role("heading", level=2)).to_have_text(["tiny"])
 
 
 def test_settings_reach_the_model(page: Page, live: LiveGateway, completer: ScriptedCompleter) -> None:

@@ -1,5 +1,6 @@
 """Runs over a swarm: they learn, they go on where they stopped, and they say what is wrong."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from clients.finetune.adapter import with_adapter
 from clients.finetune.data import Row
 from clients.finetune.run import Step, Tuning
 from clients.finetune.settings import METHODS, Settings
-from clients.finetune.telling import draw, plot
+from clients.finetune.telling import draw, next_command, plot
 from clients.model import SwarmModelForCausalLM
 from swarm.errors import SwarmError, UsageError
 
@@ -120,3 +121,11 @@ def test_every_method_has_an_adapter(model: SwarmModelForCausalLM, tmp_path: Pat
     assert set(METHODS) == {"lora", "ia3", "prompt", "prefix"}
     adapted = with_adapter(model, settings(tmp_path, method="prompt"))
     assert adapted.active_peft_config.num_virtual_tokens == 16
+
+
+def test_the_next_command_can_be_copied_as_it_stands(tmp_path: Path) -> None:
+    folder = tmp_path / "my run"
+    told = next_command(settings(folder), ["/memory/a", "/memory/b"])
+    command = shlex.split(told.partition(": ")[2])
+    assert command == ["swarm", "chat", "tiny", "--adapter", str(folder), "--initial-peers", "/memory/a,/memory/b"]
+    assert "PeftModel.from_pretrained" in next_command(settings(folder, method="prompt"), ["/memory/a"])

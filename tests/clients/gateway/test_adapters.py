@@ -141,7 +141,10 @@ def test_chats_have_the_adapter_too_in_both_dialects(
     assert made.choices[0].message.content == expected
     with anthropic.Anthropic(base_url=gateway.url, api_key="none", max_retries=0) as other:
         said = other.messages.create(
-            model="tiny:loud", messages=[{"role": "user", "content": "Hi"}], temperature=0, max_tokens=NEW
+            model="tiny:loud",
+            messages=[{"role": "user", "content": "Hi"}],
+            extra_body={"temperature": 0},
+            max_tokens=NEW,
         )
         assert (said.model, said.content[0].to_dict()["text"]) == ("tiny:loud", expected)
 

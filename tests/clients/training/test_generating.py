@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import IA3Config, LoraConfig
+from peft import IA3Config, LoraConfig, PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -119,6 +119,40 @@ def test_two_adapters_and_none_at_once(swarm: Swarm, folder: Path, tmp_path: Pat
         found = list(pool.map(lambda tuned: tokens_of(tuned, LONG), there * 2))
     assert found == [tokens_of(tuned, LONG) for tuned in here] * 2
     assert found[0] != found[1] != found[2]
+
+
+def test_set_adapter_chooses_what_the_next_answer_is_computed_with(
+    model: SwarmModelForCausalLM, local: PreTrainedModel, tmp_path: Path
+) -> None:
+    for name, config in (("a", LORA), ("b", CONFIGS["lora everywhere"])):
+        adapted(copy.deepcopy(local), config).save_pretrained(tmp_path / name)
+    here, there = (
+        PeftModel.from_pretrained(each, tmp_path / "a", "a").eval() for each in (copy.deepcopy(local), model)
+    )
+    for each in (here, there):
+        each.load_adapter(tmp_path / "b", "b")
+    found = {}
+    for name in ("b", "a", "b"):
+        for each in (here, there):
+            each.set_adapter(name)
+        found[name] = tokens_of(there)
+        assert found[name] == tokens_of(here)
+    assert found["a"] != found["b"]
+
+
+def test_the_librarys_own_way_to_adapters_is_open_too(
+    model: SwarmModelForCausalLM, local: PreTrainedModel, tmp_path: Path
+) -> None:
+    adapted(copy.deepcopy(local), LORA).save_pretrained(tmp_path)
+    models = (copy.deepcopy(local), model)
+    footprint = model.get_memory_footprint()
+    for each in models:
+        each.load_adapter(tmp_path)
+    assert tokens_of(model) == tokens_of(models[0]) != tokens_of(local)
+    assert model.get_memory_footprint() < footprint + 100_000
+    for each in models:
+        each.disable_adapters()
+    assert tokens_of(model) == tokens_of(models[0]) == tokens_of(local)
 
 
 def test_past_keys_and_values_of_another_adapter_are_refused(model: SwarmModelForCausalLM) -> None:
