@@ -38,6 +38,8 @@ def problem(line: str) -> str | None:
         case ["make", *targets]:
             unknown = set(targets) - set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
             return f"make has no target {unknown}" if unknown else None
+        case ["python", script, *_]:
+            return None if (ROOT / script).exists() else f"there is no {script}"
         case ["swarm-serve", *rest]:
             return _unknown_options(["serve", *rest])
         case ["swarm", option] if option.startswith("-"):
@@ -80,6 +82,7 @@ def test_commands_in_fenced_code_exist(page: Path) -> None:
         "swarm status --no-such x",
         "swarm-serve m --no-such",
         "swarm --no-such",
+        "python docs/no-such.py",
         "rm -r /",
     ],
 )

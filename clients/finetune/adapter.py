@@ -3,6 +3,7 @@
 import warnings
 from typing import Any
 
+import torch
 from peft import IA3Config, LoraConfig, PeftConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from torch import nn
 
@@ -17,7 +18,8 @@ TASK = "CAUSAL_LM"
 
 
 def with_adapter(model: SwarmModelForCausalLM, settings: Settings) -> Any:
-    """PEFT's model around `model`. Raises UsageError."""
+    """PEFT's model around `model`; the same for the same seed. Raises UsageError."""
+    torch.manual_seed(settings.seed)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PEFT asks the library in words that are about to change

@@ -53,6 +53,8 @@ class Tuning:
         """To the last step, or to where it gets no better. An interrupt loses the steps since the last checkpoint at
         most. Raises SwarmError."""
         settings, progress = self._settings, self.progress
+        if self.held_out and not progress.evaluations:
+            progress.evaluations.append((progress.step, self.evaluate()))  # what training has to better
         self._tuned.train()
         while progress.step < settings.steps and not self._gets_no_better():
             began = monotonic()

@@ -61,6 +61,9 @@ def fine_tune(
     progress = tuning.progress
     drawn = plot(progress.losses, progress.evaluations, settings.output / "loss.png")
     console.print(f"loss {draw(progress.losses)} {progress.losses[-1]:.3f}")
+    if progress.evaluations:
+        (begun, first), (ended, last) = progress.evaluations[0], progress.evaluations[-1]
+        console.print(f"loss of held-out rows: {first:.3f} after {begun} steps, {last:.3f} after {ended}")
     Teller.costs(console, costs)
     for name, text in (("before", before), ("after", after)):
         if text is not None:

@@ -59,6 +59,24 @@ def test_the_loss_falls(method: str, model: SwarmModelForCausalLM, tmp_path: Pat
     assert steps[-1].evaluation is not None
 
 
+def test_rows_held_out_are_evaluated_before_the_first_step_too(model: SwarmModelForCausalLM, tmp_path: Path) -> None:
+    plan = settings(tmp_path / "out")
+    tuning = Tuning(plan, tuned(model, plan), ROWS)
+    tuning.run(lambda _: None)
+    assert [step for step, _ in tuning.progress.evaluations] == [0, 3, 6]
+
+
+def test_a_seed_makes_the_same_adapter_again(model: SwarmModelForCausalLM, tmp_path: Path) -> None:
+    found = []
+    for seed in (1, 1, 2):
+        torch.rand(1)  # whatever else is drawn in a process
+        adapted = with_adapter(model, settings(tmp_path, seed=seed))
+        found.append(torch.cat([p.detach().flatten() for p in adapted.parameters() if p.requires_grad]))
+        adapted.unload()
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
 def test_a_run_that_stopped_goes_on_as_if_it_had_not(model: SwarmModelForCausalLM, tmp_path: Path) -> None:
     whole = run(model, settings(tmp_path / "whole"))
     first = run(model, settings(tmp_path / "parts"), stop_after=5)

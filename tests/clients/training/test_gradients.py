@@ -42,6 +42,7 @@ CONFIGS = {
     "p-tuning": PromptEncoderConfig(num_virtual_tokens=5, encoder_hidden_size=32, task_type="CAUSAL_LM"),
 }
 FAMILIES = ("qwen3", "gemma2", "gemma3_text", "mixtral", "gpt_oss", "granite")
+LEADING = ("qwen3", "gemma3_text", "mixtral")  # with llama, which the other tests take
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
@@ -52,6 +53,14 @@ def test_gradients_equal_local_training(kind: str, model: SwarmModelForCausalLM,
 @pytest.mark.parametrize("family", FAMILIES, indirect=True)
 def test_gradients_equal_local_training_in_other_families(model: SwarmModelForCausalLM, local: PreTrainedModel) -> None:
     check_equal(LORA, model, local)
+
+
+@pytest.mark.parametrize("kind", ["prompt", "prefix"])
+@pytest.mark.parametrize("family", LEADING, indirect=True)
+def test_gradients_of_prompts_equal_local_training_in_other_families(
+    kind: str, model: SwarmModelForCausalLM, local: PreTrainedModel
+) -> None:
+    check_equal(CONFIGS[kind], model, local)
 
 
 def check_equal(config: Any, model: SwarmModelForCausalLM, local: PreTrainedModel) -> None:
