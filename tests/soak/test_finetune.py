@@ -86,7 +86,7 @@ def digest(output: Path) -> str:
 def test_an_adapter_learns_from_real_questions_and_is_an_ordinary_one(
     herd: Herd, questions: Path, local: PreTrainedModel, figures: list[str], tmp_path: Path
 ) -> None:
-    size = ("--steps=60", "--batch=4", "--learning-rate=1e-3", "--held-out=0.04", "--evaluate-every=30")
+    size = ("--steps=40", "--batch=4", "--learning-rate=1e-3", "--held-out=0.03", "--evaluate-every=20")
     began = time.monotonic()
     outcome = Command(herd, questions, tmp_path / "out", *size, f"--sample={UNSEEN}").outcome()
     seconds = time.monotonic() - began
@@ -116,7 +116,7 @@ def test_an_adapter_learns_from_real_questions_and_is_an_ordinary_one(
 def test_a_client_killed_at_any_moment_goes_on_from_its_checkpoint(
     herd: Herd, questions: Path, figures: list[str], tmp_path: Path
 ) -> None:
-    size = ("--steps=24", "--batch=2", "--save-every=3", "--evaluate-every=12", "--held-out=0.01")
+    size = ("--steps=16", "--batch=2", "--save-every=2", "--evaluate-every=8", "--held-out=0.01")
     began = time.monotonic()
     whole = Command(herd, questions, tmp_path / "whole", *size).outcome()
     seconds = time.monotonic() - began
