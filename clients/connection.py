@@ -11,6 +11,7 @@ from clients.history import Embed
 from clients.loop_thread import LoopThread, Submitted
 from clients.session import Session
 from clients.training.chains import TrainingChains
+from clients.training.compression import Compress
 from swarm.checkpoint import Checkpoint
 from swarm.identity import Identity
 from swarm.kademlia import KademliaDirectory
@@ -54,13 +55,15 @@ class Connection:
         enter: Callable[[AsyncExitStack], Coroutine[Any, Any, Client]],
         *,
         patience: float = 30.0,
+        compress: Compress = Compress.NONE,
         observer: Observer | None = None,
         thread: LoopThread | None = None,
     ) -> None:
         """`enter` joins a swarm on this connection's loop and leaves behind on the stack how to leave it again.
         Sessions wait `patience` seconds for peers; `observer` is told what happens to them, on the loop's thread, which
-        is `thread` where several connections share one."""
+        is `thread` where several connections share one. `compress`: how training spares slow lines."""
         self._patience = patience
+        self._compress = compress
         self._training: TrainingChains | None = None
         self._observer = observer
         used = thread or LoopThread("swarm connection")
@@ -81,6 +84,7 @@ class Connection:
         initial_peers: Sequence[str],
         codec: str = "fp32",
         patience: float = 30.0,
+        compress: Compress = Compress.NONE,
         observer: Observer | None = None,
         share_prefixes: bool = True,
         precisions: Sequence[str] = (),
@@ -99,7 +103,7 @@ class Connection:
             )
             return await stack.enter_async_context(client)
 
-        return cls(enter, patience=patience, observer=observer)
+        return cls(enter, patience=patience, compress=compress, observer=observer)
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
         """Run `work` on the connection's loop and wait for it; an interrupt of the caller cancels it."""
@@ -138,7 +142,7 @@ class Connection:
     async def training(self) -> TrainingChains:
         """The chains that all training of this connection uses."""
         if self._training is None:
-            self._training = TrainingChains(self.client, patience=self._patience)
+            self._training = TrainingChains(self.client, patience=self._patience, compress=self._compress)
             self._stack.push_async_callback(self._training.close)
         return self._training
 

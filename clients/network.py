@@ -10,6 +10,7 @@ from clients.client import Client
 from clients.connection import Connection, join, routed
 from clients.events import Observer
 from clients.loop_thread import LoopThread, Submitted
+from clients.training.compression import Compress
 from swarm.checkpoint import Checkpoint
 from swarm.record import PeerRecord
 
@@ -44,6 +45,7 @@ class Network:
         *,
         codec: str = "fp32",
         patience: float = 30.0,
+        compress: Compress = Compress.NONE,
         observer: Observer | None = None,
         share_prefixes: bool = True,
         precisions: Sequence[str] = (),
@@ -61,7 +63,7 @@ class Network:
             )
             return await stack.enter_async_context(client)
 
-        return Connection(enter, patience=patience, observer=observer, thread=self._thread)
+        return Connection(enter, patience=patience, compress=compress, observer=observer, thread=self._thread)
 
     def close(self) -> None:
         """Leave the swarm; safe to repeat."""

@@ -14,6 +14,7 @@ MAX_TEXT = 2048
 KEY_BYTES = 32
 MAX_KEYS = 4096  # of pages in one frame
 CODECS = ("fp32", "fp16", "bf16", "int8")
+GRADIENT_CODECS = ("grad8", "grad4")  # that only gradients travel in, the most exact first
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +98,23 @@ def pack_contact(contact: Contact | None) -> list[Any] | None:
 
 
 def codec_of(header: Mapping[str, Any]) -> str:
-    codec = get(header, "codec")
-    if codec not in CODECS:
-        raise WireError(f"unknown codec {str(codec)[:40]!r}; known are {', '.join(CODECS)}")
-    return str(codec)
+    return _codec(get(header, "codec"), CODECS)
+
+
+def gradient_codec_of(header: Mapping[str, Any]) -> str:
+    return _codec(get(header, "codec"), CODECS + GRADIENT_CODECS)
+
+
+def codec_or_none(header: Mapping[str, Any], name: str, known: tuple[str, ...] = CODECS) -> str | None:
+    """What may be left out."""
+    value = header.get(name)
+    return None if value is None else _codec(value, known)
+
+
+def _codec(value: object, known: tuple[str, ...]) -> str:
+    if value not in known:
+        raise WireError(f"unknown codec {str(value)[:40]!r}; known are {', '.join(known)}")
+    return str(value)
 
 
 def positions(value: Any) -> dict[RowId, int]:

@@ -11,6 +11,7 @@ hold no state which could be lost.
 | Adapter   | client → hop | tensors that change some modules of one block, named by their content      |
 | Forward   | client → hop | hidden states of a micro-batch; answered by Passed                          |
 | Backward  | client → hop | gradients of what Passed brought; answered by Gradients, or by Missing      |
+| Collect   | client → hop | what Backwards with its `id` added up; answered by Gradients, or by Missing |
 | Passed    | hop → client | the outputs                                                                 |
 | Gradients | hop → client | of the inputs, then of the adapters' tensors                                |
 | Missing   | hop → client | the hop has not, or no longer, what a frame builds on: send it again with it |
@@ -37,6 +38,7 @@ __all__ = [
     "AdapterKey",
     "AdapterKeys",
     "Backward",
+    "Collect",
     "Forward",
     "Gradients",
     "MicroBatch",
@@ -59,6 +61,8 @@ MAX_TENSORS = 8  # of one tuned module
 MAX_DIMS = 4
 MAX_SIZE = 1 << 24  # of one dimension
 KEY_BYTES = 32
+MAX_ID = 1 << 62
+ANY_CODEC = fields.CODECS + fields.GRADIENT_CODECS
 DIGEST_BYTES = 16  # a lying peer can compute anything, so a digest has to tell apart only what is honest
 
 ADAPTER_KINDS = ("lora", "ia3", "ia3-input", "prefix")  # what `Tuned.kind` may be
@@ -142,7 +146,7 @@ class PackedAdapter:
 
 @dataclass(frozen=True, slots=True)
 class Train:
-    """`codec`: how hidden states travel; gradients of adapters are never rounded."""
+    """`codec`: how hidden states and their gradients travel where a frame does not say otherwise."""
 
     kind: ClassVar[str] = "train"
     session: SessionId
@@ -226,7 +230,8 @@ class MicroBatch:
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """`body`: hidden states `[tokens, hidden]`. `keep`: a Backward will follow."""
+    """`body`: hidden states `[tokens, hidden]`. `keep`: a Backward will follow. `answer`: the codec of what comes
+    back."""
 
     kind: ClassVar[str] = "forward"
     session: SessionId
@@ -234,22 +239,30 @@ class Forward:
     keep: bool
     codec: str
     body: bytes | memoryview
+    answer: str | None = None
 
     def pack(self) -> bytes:
         header = {"kind": self.kind, "session": self.session, "keep": self.keep, "codec": self.codec}
-        return encode({**header, **self.batch.header()}, self.body)
+        return encode({**header, **_given(answer=self.answer), **self.batch.header()}, self.body)
 
     @classmethod
     def parse(cls, frame: Frame) -> Self:
         header = frame.header
         batch = MicroBatch.parse(frame)
-        return cls(fields.session_of(header), batch, header.get("keep") is True, fields.codec_of(header), frame.body)
+        keep, codec, answer = (
+            header.get("keep") is True,
+            fields.codec_of(header),
+            fields.codec_or_none(header, "answer"),
+        )
+        return cls(fields.session_of(header), batch, keep, codec, frame.body, answer)
 
 
 @dataclass(frozen=True, slots=True)
 class Backward:
     """`body`: the gradient of the outputs `[tokens, hidden]`, after the inputs `[tokens, hidden]` where they are
-    `given`. `wanted`: the gradient of the inputs is; without it nobody learns before this hop."""
+    `given`, in the codec `inputs` or `codec` too. `wanted`: the gradient of the inputs is; without it nobody learns
+    before this hop. `answer`: the codec of that gradient. `into`: those of adapters are not answered, but added to
+    what other micro-batches put under this id, until a Collect asks for it."""
 
     kind: ClassVar[str] = "backward"
     session: SessionId
@@ -258,10 +271,14 @@ class Backward:
     codec: str
     body: bytes | memoryview
     wanted: bool = True
+    inputs: str | None = None
+    answer: str | None = None
+    into: int | None = None
 
     def pack(self) -> bytes:
         header = {"kind": self.kind, "session": self.session, "given": self.given, "codec": self.codec}
-        return encode({**header, "wanted": self.wanted, **self.batch.header()}, self.body)
+        others = _given(inputs=self.inputs, answer=self.answer, into=self.into)
+        return encode({**header, "wanted": self.wanted, **others, **self.batch.header()}, self.body)
 
     @classmethod
     def parse(cls, frame: Frame) -> Self:
@@ -270,8 +287,46 @@ class Backward:
         wanted = header.get("wanted", True)
         if not isinstance(wanted, bool):
             raise WireError("whether a gradient is wanted is true or false")
-        given, codec = header.get("given") is True, fields.codec_of(header)
-        return cls(fields.session_of(header), batch, given, codec, frame.body, wanted)
+        codec, answer = (
+            fields.gradient_codec_of(header),
+            fields.codec_or_none(header, "answer", ANY_CODEC),
+        )
+        into = header.get("into")
+        return cls(
+            fields.session_of(header),
+            batch,
+            header.get("given") is True,
+            codec,
+            frame.body,
+            wanted,
+            fields.codec_or_none(header, "inputs"),
+            answer,
+            None if into is None else fields.whole(into, 0, MAX_ID, "a sum's id"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Collect:
+    """Asks for the gradients of adapters that `count` micro-batches added up under `id`, after which they are
+    forgotten. `codec`: of their tensors, each as one row; None for their own dtypes."""
+
+    kind: ClassVar[str] = "collect"
+    session: SessionId
+    id: int
+    count: int
+    codec: str | None = None
+    body: ClassVar[bytes] = b""
+
+    def pack(self) -> bytes:
+        header = {"kind": self.kind, "session": self.session, "id": self.id, "count": self.count}
+        return encode({**header, **_given(codec=self.codec)})
+
+    @classmethod
+    def parse(cls, frame: Frame) -> Self:
+        header = frame.header
+        codec = fields.codec_or_none(header, "codec", fields.GRADIENT_CODECS)
+        count = fields.whole(fields.get(header, "count"), 1, MAX_ID, "a number of micro-batches")
+        return cls(fields.session_of(header), _id(header), count, codec)
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,8 +354,8 @@ class Passed:
 @dataclass(frozen=True, slots=True)
 class Gradients:
     """One of several: the first brings the gradient of the inputs `[tokens, hidden]`, or nothing where that is not
-    wanted, each further one those of the tensors of one block's adapter, in its order and dtypes. The last has `more`
-    = False."""
+    wanted, each further one those of the tensors of one block's adapter, in its order: in their own dtypes, or, when
+    that was asked for, each as one row in `codec`. The last has `more` = False."""
 
     kind: ClassVar[str] = "gradients"
     session: SessionId
@@ -326,7 +381,7 @@ class Gradients:
             _id(header),
             block,
             header.get("more") is True,
-            fields.codec_of(header),
+            fields.gradient_codec_of(header),
             frame.body,
             _seconds(header.get("seconds", 0.0)),
         )
@@ -352,8 +407,8 @@ class Missing:
         return cls(fields.session_of(header), _id(header), adapters)
 
 
-TrainingMessage = Train | Adapter | Forward | Backward | Passed | Gradients | Missing
-TRAINING: Sequence[type[TrainingMessage]] = (Train, Adapter, Forward, Backward, Passed, Gradients, Missing)
+TrainingMessage = Train | Adapter | Forward | Backward | Collect | Passed | Gradients | Missing
+TRAINING: Sequence[type[TrainingMessage]] = (Train, Adapter, Forward, Backward, Collect, Passed, Gradients, Missing)
 
 
 def adapter_key(tuned: Sequence[Tuned], body: bytes | memoryview) -> AdapterKey:
@@ -384,7 +439,12 @@ def read_keys(value: object) -> AdapterKeys:
 
 
 def _id(header: Any) -> int:
-    return fields.whole(fields.get(header, "id"), 0, 1 << 62, "a micro-batch's id")
+    return fields.whole(fields.get(header, "id"), 0, MAX_ID, "a micro-batch's id")
+
+
+def _given(**values: object) -> dict[str, object]:
+    """Of the fields, those that are there."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _key(value: object) -> AdapterKey:

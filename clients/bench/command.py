@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from clients.bench.trial import GatewayTrial, LocalTrial, SwarmTrial, TrainTrial, WanTrial
+from clients.bench.trial import FarTrainTrial, GatewayTrial, LocalTrial, SwarmTrial, TrainTrial, WanTrial
 from clients.options import AsJson, CacheDir, ModelName
 from swarm.catalogue import default_cache
 from swarm.errors import UsageError
@@ -17,6 +17,7 @@ from swarm.terminal import quiet_libraries
 __all__ = ["gateway", "local", "swarm", "train", "wan"]
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4")
+COMPRESSIONS = ("none", "sums", "int8", "auto")
 CLIENT_PRECISIONS = ("fp32", "bf16", "fp16")
 MBIT = 1e6 / 8  # bytes
 
@@ -124,14 +125,43 @@ def train(
         ),
     ] = 0.0,
     rounds: Rounds = 5,
+    bandwidth_mbit: Annotated[
+        float | None, typer.Option(min=0.1, help="Of each peer's line, each way; measure over such lines instead.")
+    ] = None,
+    delay_ms: Annotated[float, typer.Option(min=0, help="With --bandwidth-mbit: of each line, one way.")] = 0,
+    compress: Annotated[
+        str, typer.Option(metavar="NAME[,…]", help="With --bandwidth-mbit: sums, int8 or auto, beside none.")
+    ] = "auto",
     as_json: AsJson = False,
     cache_dir: CacheDir = None,
 ) -> None:
     """Measure steps of LoRA through a swarm on this machine against PEFT in one process, in turn.
 
+    With --bandwidth-mbit, lines are played in front of the peers, and steps with each kind of --compress are measured
+    against steps without, on rows of a short text that is read over and over. Each round is a step.
+
     The client computes the head while the peers wait, and the other way round, so threads of both may share cores.
     The last line on standard output is one JSON object.
     """
+    if bandwidth_mbit is not None:
+        far = FarTrainTrial(
+            model=model,
+            cache=_cache(cache_dir),
+            peers=peers,
+            peer_threads=peer_threads,
+            client_threads=client_threads,
+            rows=rows,
+            length=length,
+            steps=rounds + 1,  # the first warms up
+            delay=delay_ms / 1000,
+            bandwidth=bandwidth_mbit * MBIT,
+            compress=_compressions(compress),
+        )
+        notes = _prepare(quiet=as_json)
+        from clients.bench.train_far import run as run_far
+
+        run_far(far, notes)
+        return
     trial = TrainTrial(
         model=model,
         cache=_cache(cache_dir),
@@ -250,6 +280,14 @@ def _precisions(text: str) -> tuple[str, ...]:
             raise UsageError(f"--precision is one of {', '.join(PRECISIONS)}, not '{name}'")
     if not names:
         raise UsageError(f"--precision is one of {', '.join(PRECISIONS)}; none was given")
+    return tuple(dict.fromkeys(names))
+
+
+def _compressions(text: str) -> tuple[str, ...]:
+    names = text.replace(",", " ").split()
+    for name in names:
+        if name not in COMPRESSIONS:
+            raise UsageError(f"--compress is one of {', '.join(COMPRESSIONS)}, not '{name}'")
     return tuple(dict.fromkeys(names))
 
 

@@ -7,7 +7,17 @@ from pathlib import Path
 from swarm.errors import UsageError
 from swarm.ids import Span
 
-__all__ = ["Case", "GatewayTrial", "Layout", "LocalTrial", "SwarmTrial", "TrainTrial", "WanTrial", "shares"]
+__all__ = [
+    "Case",
+    "FarTrainTrial",
+    "GatewayTrial",
+    "Layout",
+    "LocalTrial",
+    "SwarmTrial",
+    "TrainTrial",
+    "WanTrial",
+    "shares",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +125,25 @@ class TrainTrial:
     rounds: int
     clients: int = 1
     cores_each: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FarTrainTrial:
+    """`steps` of `rows` times `length` tokens over `peers`, each behind a line as of WanTrial, without compression and
+    with each kind of `compress`, in turn; losses are means of the `last` steps."""
+
+    model: str
+    cache: Path
+    peers: int
+    peer_threads: int
+    client_threads: int
+    rows: int
+    length: int
+    steps: int
+    delay: float
+    bandwidth: float
+    compress: tuple[str, ...]
+    last: int = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,16 +6,21 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from clients.client import Client
+from clients.training.compression import Compress, Compression
 from clients.training.hop import Cost, HopLost, TrainingHop
 from routing.chains import Hop
 from routing.view import runs
 from swarm.errors import Busy, HopError, MissingBlocks, NetworkError, Unreachable
 from swarm.ids import PeerId, Span
 from swarm.training import MicroBatch, PackedAdapter
+
+if TYPE_CHECKING:
+    from clients.training.sums import Sums
 
 __all__ = ["INPUTS", "Leg", "TrainingChains", "total"]
 
@@ -26,18 +31,20 @@ LOST_STEPS = 64  # hops that may be lost in one pass of one micro-batch
 
 @dataclass(frozen=True, slots=True)
 class Leg:
-    """A hop that a micro-batch has passed, under `batch.id`, and what went in `[T, width]`."""
+    """A hop that a micro-batch has passed, under `batch.id`, and what went in `[T, width]`, in `codec`."""
 
     hop: TrainingHop
     batch: MicroBatch
     inputs: Tensor
+    codec: str
 
 
 class TrainingChains:
     """On the client's loop; any number of micro-batches at once. `first`: the first block that has an adapter, or
     INPUTS; hops before it take no part in going backward."""
 
-    def __init__(self, client: Client, *, patience: float) -> None:
+    def __init__(self, client: Client, *, patience: float, compress: Compress = Compress.NONE) -> None:
+        self.compression = Compression(compress, client.codec, client.hidden_size)
         self._client = client
         self._patience = patience
         self._hops: dict[tuple[PeerId, Span], asyncio.Task[TrainingHop]] = {}
@@ -52,31 +59,51 @@ class TrainingChains:
         return await self._through(Span(0, self._client.model.num_blocks), batch, hidden, adapters, first)
 
     async def backward(
-        self, legs: Sequence[Leg], gradient: Tensor, adapters: Mapping[int, PackedAdapter], *, first: int
+        self,
+        legs: Sequence[Leg],
+        gradient: Tensor,
+        adapters: Mapping[int, PackedAdapter],
+        *,
+        first: int,
+        sums: "Sums | None" = None,
     ) -> tuple[Tensor | None, dict[int, list[Tensor]]]:
-        """The gradient of what `forward` was given, where that learns, and of the adapters' tensors by block."""
+        """The gradient of what `forward` was given, where that learns, and of the adapters' tensors by block, but of
+        those that hops have added to `sums`."""
         found: dict[int, list[Tensor]] = {}
         todo = list(legs)
         back: Tensor | None = gradient
         for _ in range(LOST_STEPS):
             if not todo or back is None:
                 return back, found
-            leg = todo.pop()
+            leg, given = todo.pop(), back
             span = leg.hop.hop.span
+            into = None if sums is None else sums.id_of(leg)
             try:
                 with self._under_way(leg.hop.hop.peer, leg.batch.tokens):
                     back, more = await leg.hop.backward(
-                        leg.batch, back, leg.inputs, adapters, wanted=first < span.start
+                        leg.batch,
+                        given,
+                        leg.inputs,
+                        adapters,
+                        wanted=first < span.start,
+                        forward_codec=leg.codec,
+                        into=into,
                     )
                 found |= more
+                if sums is not None:
+                    sums.passed(leg, given)
             except HopLost:
-                again, _ = await self._through(span, leg.batch, leg.inputs, adapters, first)
-                todo.extend(again)
+                todo.extend(await self.again(leg, adapters, first=first))
         raise NetworkError(f"peers were lost {LOST_STEPS} times on one way back: too restless a swarm to train in")
 
     def plan(self) -> Sequence[Hop]:
         """The chain that a micro-batch would take now. Raises MissingBlocks."""
         return self._plan(Span(0, self._client.model.num_blocks))
+
+    async def again(self, leg: Leg, adapters: Mapping[int, PackedAdapter], *, first: int) -> list[Leg]:
+        """Legs that take the place of one whose hop is lost."""
+        legs, _ = await self._through(leg.hop.hop.span, leg.batch, leg.inputs, adapters, first)
+        return legs
 
     async def close(self) -> None:
         tasks, self._hops = list(self._hops.values()), {}
@@ -99,12 +126,13 @@ class TrainingChains:
             hop = await self._hop_from(Span(at, span.end))
             own = replace(batch, id=hop.new_id())
             keep = first is not None and first < hop.hop.span.end
+            codec = hop.codecs.forward
             try:
                 with self._under_way(hop.hop.peer, batch.tokens):
-                    output = await hop.forward(own, hidden, adapters, keep=keep)
+                    output = await hop.forward(own, hidden, adapters, keep=keep, codec=codec)
             except HopLost:
                 continue
-            legs.append(Leg(hop, own, hidden))
+            legs.append(Leg(hop, own, hidden, codec))
             hidden, at = output, hop.hop.span.end
         raise NetworkError(f"peers were lost {LOST_STEPS} times on one way: too restless a swarm to train in")
 
@@ -156,7 +184,9 @@ class TrainingChains:
         key = (hop.peer, hop.span)
         task = self._hops.get(key)
         if task is None or (task.done() and _ended(task)):
-            task = self._hops[key] = asyncio.create_task(TrainingHop.open(self._client, hop, self._cost(hop)))
+            task = self._hops[key] = asyncio.create_task(
+                TrainingHop.open(self._client, hop, self._cost(hop), self.compression)
+            )
         try:
             return await asyncio.shield(task)
         except (HopLost, Unreachable):

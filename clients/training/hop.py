@@ -1,31 +1,35 @@
 """A hop that trains: one session on one peer, micro-batches asked and answered, many at once."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import accumulate, count, pairwise
+from math import prod
 
 import torch
 from torch import Tensor
 
 from clients.client import Client
 from clients.hops import HopStream, Lost
+from clients.training.compression import Codecs, Compress, Compression, Exchange
 from routing.chains import Hop
 from swarm.codecs import body_size, decode, encode, read_tensors
+from swarm.dtypes import DTYPES
 from swarm.errors import Busy as BusyError
 from swarm.errors import HopError, StreamClosed, WireError
 from swarm.ids import SessionId, Span, new_session_id
-from swarm.messages import Busy, Close, Fault, FaultCode, Message, Ping, Ready
+from swarm.messages import Busy, Close, Fault, FaultCode, Message, Ping, Pong, Ready
 from swarm.training import (
-    Adapter,
     AdapterKey,
     Backward,
+    Collect,
     Forward,
     Gradients,
     MicroBatch,
     Missing,
     PackedAdapter,
     Passed,
+    TensorSpec,
     Train,
 )
 
@@ -33,6 +37,7 @@ __all__ = ["Cost", "HopLost", "TrainingHop"]
 
 ASK_SECONDS = 10.0  # of silence, after which a hop is asked whether it lives
 LONGEST_BATCH = 45.0  # s: a hop that computes for longer than this answers no question either
+DELAY_NONCE = 1  # of the question that measures a delay
 TRIES = 3  # to give a hop what it says it has not
 UNDER_WAY = 4  # micro-batches at one hop: it computes one at a time, and has the next ones by then
 
@@ -56,8 +61,13 @@ class HopLost(Exception):
 class TrainingHop:
     """Made by `open`. On the client's loop."""
 
-    def __init__(self, client: Client, hop: Hop, session: SessionId, stream: HopStream, cost: Cost) -> None:
+    def __init__(
+        self, client: Client, hop: Hop, session: SessionId, stream: HopStream, cost: Cost, compression: Compression
+    ) -> None:
         self.hop = hop
+        self._compression = compression
+        self._round_trip = 0.0  # s
+        self._asked: float | None = None  # when; until it is answered
         self._cost = cost
         self.lost: str | None = None  # why it ended
         self.refusal: HopError | None = None  # that ended it: nobody else would do it either
@@ -72,10 +82,11 @@ class TrainingHop:
         self._ids = count(1)
 
     @classmethod
-    async def open(cls, client: Client, hop: Hop, cost: Cost) -> "TrainingHop":
-        """`cost` is added to. Raises Unreachable, Busy, HopLost, or HopError when the peer refuses."""
+    async def open(cls, client: Client, hop: Hop, cost: Cost, compression: Compression) -> "TrainingHop":
+        """`cost` is added to, and `compression` told how fast it is. Raises Unreachable, Busy, HopLost, or HopError
+        when the peer refuses."""
         stream = await client.hops.to(hop.contact)
-        self = cls(client, hop, new_session_id(), stream, cost)
+        self = cls(client, hop, new_session_id(), stream, cost, compression)
         try:
             stream.listen(self._session, self._hear)
             frame = Train(self._session, client.model.digest, hop.span, client.codec)
@@ -86,6 +97,7 @@ class TrainingHop:
             self.end(str(error) or f"peer {hop.peer} did not answer within {client.open_seconds:g} s")
             raise HopLost(self.lost) from None
         if isinstance(answer, Ready):
+            self._ask_delay()
             return self
         self.end("it was not opened")
         if isinstance(answer, Busy):
@@ -108,19 +120,25 @@ class TrainingHop:
     def new_id(self) -> int:
         return next(self._ids)
 
+    @property
+    def codecs(self) -> Codecs:
+        """That suit its line at this moment."""
+        return self._compression.codecs(self.hop.peer)
+
     async def forward(
-        self, batch: MicroBatch, hidden: Tensor, adapters: Mapping[int, PackedAdapter], *, keep: bool
+        self, batch: MicroBatch, hidden: Tensor, adapters: Mapping[int, PackedAdapter], *, keep: bool, codec: str
     ) -> Tensor:
-        """What leaves the hop for `hidden` `[T, width]`. Raises HopLost, or HopError when nobody else can do it
-        either."""
-        frame = Forward(self._session, batch, keep, self._client.codec, encode(hidden, self._client.codec))
+        """What leaves the hop for `hidden` `[T, width]`, both in `codec`. Raises HopLost, or HopError when nobody else
+        can do it either."""
+        frame = Forward(self._session, batch, keep, codec, encode(hidden, codec), self._unless_usual(codec))
         async with self._room, _Asking(self, batch.id) as queue:
             self._check()
-            self._post(frame, adapters)
+            timed = self._timed(batch, self._post(frame, adapters))
             for _ in range(TRIES):
                 answer = await self._next(queue)
                 if isinstance(answer, Passed):
                     self._add(batch, answer.seconds)
+                    timed.answered(len(answer.body), answer.seconds)
                     return self._read(answer.codec, answer.body, batch.tokens)
                 self._resend(frame, answer, adapters)
         raise self._gives_up("it says again and again that it lacks what it was sent")
@@ -133,37 +151,74 @@ class TrainingHop:
         adapters: Mapping[int, PackedAdapter],
         *,
         wanted: bool,
+        forward_codec: str,
+        into: int | None = None,
     ) -> tuple[Tensor | None, dict[int, list[Tensor]]]:
-        """The gradient of the inputs `[T, width]`, where it is `wanted`, and of the adapters' tensors by block."""
-        codec = self._client.codec
+        """The gradient of the inputs `[T, width]`, where it is `wanted`, and of the adapters' tensors by block; or the
+        latter added `into` what `collect` asks for. `forward_codec`: in which the inputs went forward."""
+        codec = self.codecs.backward
         raw = encode(gradient, codec)
-        frame = Backward(self._session, batch, False, codec, raw, wanted)
+        frame = Backward(self._session, batch, False, codec, raw, wanted, answer=self._unless_usual(codec), into=into)
         async with self._room, _Asking(self, batch.id) as queue:
             self._check()
-            self._post(frame, adapters)
+            timed = self._timed(batch, self._post(frame, adapters))
             for _ in range(TRIES):
                 answer = await self._next(queue)
                 if isinstance(answer, Gradients):
-                    return await self._collect(batch, answer, queue, adapters, wanted=wanted)
+                    if not answer.more:
+                        timed.answered(len(answer.body), answer.seconds)
+                    return await self._gather(batch, answer, queue, adapters, wanted=wanted, summed=into is not None)
                 if isinstance(answer, Missing) and not answer.adapters:
-                    frame = replace(frame, given=True, body=b"".join((encode(inputs, codec), raw)))
+                    body = b"".join((encode(inputs, forward_codec), raw))
+                    frame = replace(frame, given=True, body=body, inputs=self._unless_usual(forward_codec, codec))
                 self._resend(frame, answer, adapters)
         raise self._gives_up("it says again and again that it lacks what it was sent")
 
-    def _post(self, frame: Forward | Backward, adapters: Mapping[int, PackedAdapter]) -> None:
+    async def collect(
+        self,
+        into: int,
+        count: int,
+        blocks: Sequence[int],
+        adapters: Mapping[int, PackedAdapter],
+    ) -> dict[int, list[Tensor]] | None:
+        """What `count` micro-batches have added up, for each of `blocks`; None where that is no longer there. Raises
+        HopLost."""
+        frame = Collect(self._session, into, count, self.codecs.sums)
+        async with _Asking(self, into) as queue:
+            self._stream.post(frame.pack())
+            answer = await self._next(queue)
+            if not isinstance(answer, Gradients):
+                return None
+            found = await self._tensors_after(answer, queue, adapters, frame.codec)
+        if found.keys() != set(blocks):
+            raise self._gives_up("it sent gradients of other adapters than it was given")
+        return found
+
+    def _post(self, frame: Forward | Backward, adapters: Mapping[int, PackedAdapter]) -> int:
+        """Bytes that were posted."""
+        frames = []
         for block, key in frame.batch.adapters:
             if key not in self._sent and block in self.hop.span:
-                adapter = adapters[block]
-                self._stream.post(Adapter(self._session, key, adapter.tuned, adapter.body).pack())
+                frames.append(adapters[block].addressed(self._session).pack())
                 self._sent.add(key)
-        self._stream.post(frame.pack())
+        frames.append(frame.pack())
+        for each in frames:
+            self._stream.post(each)
+        return sum(map(len, frames))
+
+    def _unless_usual(self, codec: str, usual: str | None = None) -> str | None:
+        return None if codec == (usual or self._client.codec) else codec
+
+    def _timed(self, batch: MicroBatch, sent: int) -> "_Timed":
+        """Says nothing of the line unless it was idle."""
+        return _Timed(self, batch.tokens, sent if len(self._answers) == 1 else 0, asyncio.get_running_loop().time())
 
     def _resend(self, frame: Forward | Backward, answer: Answer, adapters: Mapping[int, PackedAdapter]) -> None:
         if isinstance(answer, Missing):
             self._sent.difference_update(answer.adapters)
             self._post(frame, adapters)
 
-    async def _collect(
+    async def _gather(
         self,
         batch: MicroBatch,
         first: Gradients,
@@ -171,21 +226,39 @@ class TrainingHop:
         adapters: Mapping[int, PackedAdapter],
         *,
         wanted: bool,
+        summed: bool,
     ) -> tuple[Tensor | None, dict[int, list[Tensor]]]:
         # a hop of an earlier version sends the gradient whether or not it is wanted
         unsent = not wanted and not len(first.body)
         gradient = None if unsent else self._read(first.codec, first.body, batch.tokens)
-        found: dict[int, list[Tensor]] = {}
-        answer: Answer = first
-        while isinstance(answer, Gradients) and answer.more:
-            answer = await self._next(queue)
-            if isinstance(answer, Gradients) and answer.block is not None and answer.block in adapters:
-                found[answer.block] = self._tensors(adapters[answer.block], answer.body)
-        if isinstance(answer, Gradients):
-            self._add(batch, answer.seconds)
-        if found.keys() != {block for block, _ in batch.adapters if block in self.hop.span}:
+        self._add(batch, first.seconds)
+        found = await self._tensors_after(first, queue, adapters, None)
+        due = set() if summed else {block for block, _ in batch.adapters if block in self.hop.span}
+        if found.keys() != due:
             raise self._gives_up("it sent gradients of other adapters than it was given")
         return gradient if wanted else None, found
+
+    async def _tensors_after(
+        self,
+        first: Gradients,
+        queue: "asyncio.Queue[Answer]",
+        adapters: Mapping[int, PackedAdapter],
+        codec: str | None,
+    ) -> dict[int, list[Tensor]]:
+        """By block: what `first` brings, where that is of a block, and what follows it."""
+        found: dict[int, list[Tensor]] = {}
+        answer: Answer = first
+        while True:
+            if isinstance(answer, Gradients) and answer.block is not None and answer.block in adapters:
+                found[answer.block] = self._tensors(adapters[answer.block], answer.body, codec)
+            if not isinstance(answer, Gradients) or not answer.more:
+                return found
+            answer = await self._next(queue)
+
+    def _ask_delay(self) -> None:
+        if self._compression.mode is Compress.AUTO:
+            self._asked = asyncio.get_running_loop().time()
+            self._stream.post(Ping(self._session, DELAY_NONCE).pack())
 
     def _add(self, batch: MicroBatch, seconds: float) -> None:
         self._cost.tokens += batch.tokens
@@ -217,7 +290,9 @@ class TrainingHop:
 
     def _hear(self, _: HopStream, message: Message | Lost) -> None:
         self._heard = asyncio.get_running_loop().time()
-        if isinstance(message, Lost):
+        if isinstance(message, Pong) and message.nonce == DELAY_NONCE and self._asked is not None:
+            self._round_trip, self._asked = self._heard - self._asked, None
+        elif isinstance(message, Lost):
             self._client.backoff.fail(self.hop.peer)
             self._open_with(StreamClosed(message.reason))
             self.end(f"lost peer {self.hop.peer}: {message.reason}")
@@ -265,13 +340,39 @@ class TrainingHop:
             raise self._gives_up("it answered with numbers that are not finite")
         return values
 
-    def _tensors(self, adapter: PackedAdapter, body: bytes | memoryview) -> list[Tensor]:
-        if len(body) != sum(spec.nbytes for spec in adapter.specs):
+    def _tensors(self, adapter: PackedAdapter, body: bytes | memoryview, codec: str | None) -> list[Tensor]:
+        """Of one block's adapter, in their own dtypes. Raises HopLost."""
+        sizes = [spec.nbytes if codec is None else body_size(codec, 1, prod(spec.shape)) for spec in adapter.specs]
+        if len(body) != sum(sizes):
             raise self._gives_up("it sent gradients of another size than the adapter's")
-        tensors = read_tensors(adapter.specs, body)
+        if codec is None:
+            tensors = read_tensors(adapter.specs, body)
+        else:
+            ends = pairwise(accumulate(sizes, initial=0))
+            cuts = zip(adapter.specs, ends, strict=True)
+            tensors = [_row(spec, memoryview(body)[begin:end], codec) for spec, (begin, end) in cuts]
         if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
             raise self._gives_up("it sent gradients that are not finite")
         return tensors
+
+
+def _row(spec: TensorSpec, body: memoryview, codec: str) -> Tensor:
+    return decode(body, codec, prod(spec.shape)).view(spec.shape).to(DTYPES[spec.dtype])
+
+
+@dataclass(frozen=True, slots=True)
+class _Timed:
+    """A micro-batch that was posted; `sent` 0 where others were under way."""
+
+    hop: TrainingHop
+    tokens: int
+    sent: int
+    posted: float
+
+    def answered(self, heard: int, busy: float) -> None:
+        if self.sent:
+            seconds = asyncio.get_running_loop().time() - self.posted - self.hop._round_trip
+            self.hop._compression.heard(self.hop.hop.peer, Exchange(self.sent, heard, self.tokens, seconds, busy))
 
 
 class _Asking:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from clients.cache import Opener
 from clients.training.adapters import Adapters
-from clients.training.chains import INPUTS, Leg, total
+from clients.training.chains import INPUTS, Leg, TrainingChains, total
+from clients.training.sums import Sums
 from swarm.errors import UsageError
 from swarm.training import MAX_SEQUENCES, MicroBatch, PackedAdapter
 
@@ -61,15 +62,24 @@ class _Pass:
         inputs: list[Tensor] = []
         found: dict[int, list[Tensor]] = {}
         async with asyncio.TaskGroup() as tasks:
+            sums = self._sums(chains, self.first, tasks)
             running = deque(
-                tasks.create_task(chains.backward(legs, part, self.packed, first=self.first))
+                tasks.create_task(chains.backward(legs, part, self.packed, first=self.first, sums=sums))
                 for legs, part in zip(self.legs, parts, strict=True)
             )
             while running:  # one sum grows: gradients of every micro-batch at once would be many times the adapter
                 own, more = await running.popleft()
                 inputs += [] if own is None else [own]
                 found = total(found, more)
+        if sums is not None:
+            await sums.finish()
+            found = total(found, *sums.found)
         return torch.cat(inputs) if inputs else None, found
+
+    def _sums(self, chains: TrainingChains, first: int, tasks: asyncio.TaskGroup) -> Sums | None:
+        if not chains.compression.sums:
+            return None
+        return Sums(chains, self.legs, self.packed, first=first, tasks=tasks)
 
 
 class _Through(torch.autograd.Function):

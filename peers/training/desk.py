@@ -6,14 +6,16 @@ needs, both within budgets; when either is missing the client is told, and sends
 
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
 
 from peers.training.deltas import BlockAdapter
 from peers.training.limits import TrainingLimits
+from peers.training.sums import Sums
 from peers.training.trainee import Pass, Trainee
 from swarm.codecs import body_size, decode, encode, raw_bytes
 from swarm.errors import HopError, SwarmError
@@ -23,6 +25,7 @@ from swarm.training import (
     Adapter,
     AdapterKey,
     Backward,
+    Collect,
     Forward,
     Gradients,
     MicroBatch,
@@ -35,6 +38,8 @@ from swarm.training import (
 __all__ = ["TrainingDesk"]
 
 logger = logging.getLogger(__name__)
+
+Asked = Adapter | Forward | Backward | Collect
 
 RETRY_SECONDS = 2.0
 IDLE_SECONDS = 300.0
@@ -50,7 +55,8 @@ class _Session:
     adapters: OrderedDict[AdapterKey, BlockAdapter] = field(default_factory=OrderedDict)
     unused: set[AdapterKey] = field(default_factory=set)  # that no micro-batch has asked for yet
     passes: dict[int, Pass] = field(default_factory=dict)
-    waiting: deque[Adapter | Forward | Backward] = field(default_factory=deque)
+    sums: Sums = field(default_factory=Sums)
+    waiting: deque[Asked] = field(default_factory=deque)
 
     @property
     def adapter_bytes(self) -> int:
@@ -86,7 +92,7 @@ class TrainingDesk:
 
     def concerns(self, message: Message) -> bool:
         """Whether a frame is for this desk and not for the engine."""
-        return message.session in self._sessions or isinstance(message, Train | Adapter | Forward | Backward)
+        return message.session in self._sessions or isinstance(message, Train | Asked)
 
     def receive(self, sender: PeerId, message: Message) -> None:
         session = self._sessions.get(message.session)
@@ -197,7 +203,7 @@ class TrainingDesk:
             self._forget(session)
         elif isinstance(message, Ping):
             self._outgoing.append((session.owner, Pong(session.id, message.nonce, {}, len(session.waiting)).pack()))
-        elif isinstance(message, Adapter | Forward | Backward):
+        elif isinstance(message, Asked):
             most = self._limits.waiting_frames + len(
                 session.hop
             )  # each of its blocks may have an adapter to come first
@@ -211,7 +217,7 @@ class TrainingDesk:
             self._waiting_bytes += len(message.body)
             self._turns.setdefault(session.id)
 
-    def _handle(self, session: _Session, message: Adapter | Forward | Backward) -> None:
+    def _handle(self, session: _Session, message: Asked) -> None:
         match message:
             case Adapter():
                 self._learn(session, message)
@@ -219,6 +225,8 @@ class TrainingDesk:
                 self._forward(session, message)
             case Backward():
                 self._backward(session, message)
+            case Collect():
+                self._collect(session, message)
 
     def _learn(self, session: _Session, message: Adapter) -> None:
         if adapter_key(message.tuned, message.body) != message.key:
@@ -238,12 +246,13 @@ class TrainingDesk:
         if self._lacks(session, message.batch):
             return
         began = self._clock()
-        (hidden,) = self._hidden(message.batch, message.codec, message.body, 1)
+        (hidden,) = self._hidden(message.batch, (message.codec,), message.body)
         done = self._run(session, message.batch, hidden, keep=message.keep)
         if message.keep:
             self._keep(session, message.batch.id, done)
-        body = encode(done.output, session.codec)
-        passed = Passed(session.id, message.batch.id, session.codec, body, self._clock() - began)
+        codec = message.answer or session.codec
+        body = encode(done.output, codec)
+        passed = Passed(session.id, message.batch.id, codec, body, self._clock() - began)
         self._outgoing.append((session.owner, passed.pack()))
 
     def _backward(self, session: _Session, message: Backward) -> None:
@@ -256,7 +265,8 @@ class TrainingDesk:
                 return
             if self._lacks(session, message.batch):
                 return
-        parts = self._hidden(message.batch, message.codec, message.body, 2 if message.given else 1)
+        codecs = (message.inputs or message.codec, message.codec) if message.given else (message.codec,)
+        parts = self._hidden(message.batch, codecs, message.body)
         if known is None:
             known = self._run(session, message.batch, parts[0], keep=True)
         self._answer(session, message, known, parts[-1], began)
@@ -272,17 +282,39 @@ class TrainingDesk:
         return done
 
     def _answer(self, session: _Session, asked: Backward, done: Pass, gradient: Tensor, began: float) -> None:
-        """The gradient of the inputs or nothing, then one frame for each block that has an adapter."""
+        """The gradient of the inputs or nothing, then one frame for each block that has an adapter, unless those are
+        added up."""
         inputs, others = done.backward(gradient.to(done.output.device), wanted=asked.wanted)
-        first = b"" if inputs is None else encode(inputs, session.codec)
-        bodies: list[tuple[int | None, bytes | memoryview]] = [(None, first)]
         rest = iter(others)
-        bodies += [(block, b"".join(raw_bytes(next(rest)) for _ in range(count))) for block, count in done.tuned]
-        for index, (name, body) in enumerate(bodies):
-            frame = Gradients(
-                session.id, asked.batch.id, name, index + 1 < len(bodies), session.codec, body, self._clock() - began
-            )
-            self._outgoing.append((session.owner, frame.pack()))
+        tensors = {block: [next(rest) for _ in range(count)] for block, count in done.tuned}
+        if asked.into is not None:
+            session.sums.add(asked.into, asked.batch.adapters, tensors, limit=self._limits.adapter_bytes)
+            tensors = {}
+        codec = asked.answer or session.codec
+        first = b"" if inputs is None else encode(inputs, codec)
+        bodies = [(block, b"".join(map(raw_bytes, own))) for block, own in tensors.items()]
+        self._send(session, asked.batch.id, codec, [(None, first), *bodies], began)
+
+    def _collect(self, session: _Session, asked: Collect) -> None:
+        began = self._clock()
+        tensors = session.sums.take(asked.id, asked.count)
+        if tensors is None:
+            self._outgoing.append((session.owner, Missing(session.id, asked.id).pack()))
+            return
+        encoded = {block: b"".join(_written(tensor, asked.codec) for tensor in own) for block, own in tensors.items()}
+        self._send(session, asked.id, asked.codec or session.codec, [*encoded.items()], began)
+
+    def _send(
+        self,
+        session: _Session,
+        id: int,  # noqa: A002 (the frame's word)
+        codec: str,
+        bodies: Sequence[tuple[int | None, bytes | memoryview]],
+        began: float,
+    ) -> None:
+        for index, (block, body) in enumerate(bodies):
+            more, seconds = index + 1 < len(bodies), self._clock() - began
+            self._outgoing.append((session.owner, Gradients(session.id, id, block, more, codec, body, seconds).pack()))
 
     def _lacks(self, session: _Session, batch: MicroBatch) -> bool:
         """Whether adapters are not here; then the client has been told which."""
@@ -296,18 +328,19 @@ class TrainingDesk:
             session.unused.clear()
         return bool(lacking)
 
-    def _hidden(self, batch: MicroBatch, codec: str, body: bytes | memoryview, parts: int) -> tuple[Tensor, ...]:
-        """`parts` times `[T, hidden]`. Raises HopError."""
+    def _hidden(self, batch: MicroBatch, codecs: Sequence[str], body: bytes | memoryview) -> tuple[Tensor, ...]:
+        """`[T, hidden]` in each of `codecs`, one after another. Raises HopError."""
         assert self._trainee is not None
         width = self._trainee.hidden_size
         if batch.tokens > self._limits.max_tokens:
             text = f"a micro-batch of {batch.tokens} tokens; this peer takes {self._limits.max_tokens}"
             raise HopError(FaultCode.REFUSED, text)
-        each = body_size(codec, batch.tokens, width)
-        if len(body) != parts * each:
-            raise HopError(FaultCode.BAD_INPUT, f"{batch.tokens} tokens are {parts * each} bytes, not {len(body)}")
+        ends = [*accumulate((body_size(codec, batch.tokens, width) for codec in codecs), initial=0)]
+        if len(body) != ends[-1]:
+            raise HopError(FaultCode.BAD_INPUT, f"{batch.tokens} tokens are {ends[-1]} bytes, not {len(body)}")
         view = memoryview(body)
-        decoded = tuple(decode(view[at * each : (at + 1) * each], codec, width) for at in range(parts))
+        cuts = zip(codecs, pairwise(ends), strict=True)
+        decoded = tuple(decode(view[begin:end], codec, width) for codec, (begin, end) in cuts)
         if not all(bool(torch.isfinite(part).all()) for part in decoded):
             raise HopError(FaultCode.BAD_INPUT, "a micro-batch brings numbers that are not finite")
         return decoded
@@ -333,3 +366,7 @@ class TrainingDesk:
         self._waiting_bytes -= sum(len(message.body) for message in session.waiting)
         for id in session.passes:  # noqa: A001 (the frame's word)
             self._kept.pop((session.id, id), None)
+
+
+def _written(tensor: Tensor, codec: str | None) -> bytes | memoryview:
+    return raw_bytes(tensor) if codec is None else encode(tensor.reshape(1, -1), codec)

@@ -15,6 +15,7 @@ from transformers.generation.streamers import BaseStreamer
 from clients.client import Client
 from clients.connection import Connection
 from clients.model import SwarmModelForCausalLM
+from clients.training.compression import Compress
 from peers.training.limits import TrainingLimits
 from swarm.checkpoint import resolve
 from swarm.errors import MissingBlocks
@@ -33,12 +34,19 @@ class Swarm:
     """Peers between the given cuts, each with a spare of the same blocks; `connect` from outside their loop. `idle`:
     who takes no part in training."""
 
-    def __init__(self, folder: Path, cache: Path, cuts: tuple[int, ...], idle: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        cache: Path,
+        cuts: tuple[int, ...],
+        idle: Collection[str] = (),
+        compress: Compress = Compress.NONE,
+    ) -> None:
         checkpoint = resolve(str(folder), cache=cache)
         self._bounds = (0, *cuts, checkpoint.num_blocks)
         self._idle = idle
         self.memory = MemorySwarm(checkpoint, MemoryNetwork())
-        self.connection = Connection(self._enter, patience=1.0)
+        self.connection = Connection(self._enter, patience=1.0, compress=compress)
 
     async def _enter(self, stack: AsyncExitStack) -> Client:
         await stack.enter_async_context(self.memory)

@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 
 from swarm.codecs import body_size, decode, encode
 from swarm.errors import WireError
+from swarm.fields import GRADIENT_CODECS
 from swarm.messages import CODECS
 
+ALL = CODECS + GRADIENT_CODECS
 RAW = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -16,7 +18,7 @@ def activations(tokens: int, width: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(tokens, width, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("codec", ALL)
 @pytest.mark.parametrize("shape", [(1, 64), (3, 100), (5, 1), (2, 576), (0, 64)])
 def test_size_of_a_body_is_known_before_it_is_made(codec: str, shape: tuple[int, int]) -> None:
     assert len(encode(activations(*shape), codec)) == body_size(codec, *shape)
@@ -41,7 +43,7 @@ def test_any_dtype_and_layout_can_be_encoded(codec: str) -> None:
     torch.testing.assert_close(decode(encode(hidden, codec), codec, 70).float(), hidden.float(), atol=0.02, rtol=0.01)
 
 
-@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("codec", ALL)
 def test_decoded_states_do_not_share_memory_with_the_body(codec: str) -> None:
     body = bytearray(encode(activations(2, 64), codec))
     decoded = decode(memoryview(body), codec, 64)
@@ -66,6 +68,36 @@ def test_int8_is_off_by_at_most_half_a_level_of_its_block(width: int, tokens: in
         assert ((decoded[:, begin : begin + 64] - block).abs() <= level / 2 + slack).all()
 
 
+@pytest.mark.parametrize(("codec", "block", "levels"), [("grad8", 64, 127), ("grad4", 32, 7)])
+@given(st.integers(1, 200), st.integers(0, 5), st.floats(-12, 12), st.integers(0, 1000))
+def test_gradients_of_any_size_are_off_by_at_most_half_a_level_of_their_block(
+    codec: str, block: int, levels: int, width: int, tokens: int, exponent: float, seed: int
+) -> None:
+    gradient = activations(tokens, width, seed) * 10**exponent
+    decoded = decode(encode(gradient, codec), codec, width)
+    for begin in range(0, width, block):
+        part = gradient[:, begin : begin + block]
+        peak = part.abs().amax(dim=-1, keepdim=True)
+        slack = peak * 2**-8  # the scale itself is rounded to bf16
+        assert ((decoded[:, begin : begin + block] - part).abs() <= peak / levels / 2 + slack).all()
+
+
+def test_gradients_cost_about_a_byte_or_half_a_byte_a_value() -> None:
+    assert body_size("grad8", 10, 4096) == 10 * (4096 + 2 * 64)
+    assert body_size("grad4", 10, 4096) == 10 * (2048 + 2 * 128)
+
+
+@pytest.mark.parametrize("codec", GRADIENT_CODECS)
+@given(st.binary(max_size=400), st.integers(1, 100))
+def test_whatever_a_stranger_sends_is_refused_or_a_gradient(codec: str, body: bytes, width: int) -> None:
+    size = body_size(codec, 1, width)
+    if len(body) % size:
+        with pytest.raises(WireError):
+            decode(body, codec, width)
+    else:
+        assert decode(body, codec, width).shape == (len(body) // size, width)
+
+
 def test_int8_keeps_huge_activations_and_their_small_neighbours_in_other_blocks() -> None:
     hidden = activations(1, 128)
     hidden[0, 5] = 20_000.0
@@ -78,7 +110,7 @@ def test_int8_of_zeros_is_zeros() -> None:
     assert torch.equal(decode(encode(torch.zeros(2, 70), "int8"), "int8", 70), torch.zeros(2, 70))
 
 
-@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("codec", ALL)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_values_that_are_not_finite_stay_noticeable(codec: str, bad: float) -> None:
     hidden = activations(2, 100)
@@ -88,7 +120,7 @@ def test_values_that_are_not_finite_stay_noticeable(codec: str, bad: float) -> N
     assert not decoded[1].isfinite().all()
 
 
-@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("codec", ALL)
 def test_body_of_a_wrong_size_is_refused(codec: str) -> None:
     body = bytes(encode(activations(2, 64), codec))
     with pytest.raises(WireError, match="no whole number"):

@@ -11,13 +11,14 @@ from peers.training.desk import TrainingDesk
 from peers.training.limits import TrainingLimits
 from peers.training.trainee import Trainee
 from swarm.checkpoint import Checkpoint, resolve
-from swarm.codecs import decode, encode
+from swarm.codecs import body_size, decode, encode
 from swarm.errors import ModelError
 from swarm.ids import Digest, PeerId, SessionId, Span
 from swarm.messages import Busy, Close, Fault, FaultCode, Message, Ping, Pong, Ready, parse
 from swarm.training import (
     Adapter,
     Backward,
+    Collect,
     Forward,
     Gradients,
     MicroBatch,
@@ -148,6 +149,68 @@ def test_gradients_of_an_adapter_come_in_its_order_and_size(desk: Desk) -> None:
     assert isinstance(block, Gradients)
     assert (inputs.block, inputs.more, block.block, block.more) == (None, True, 1, False)
     assert len(block.body) == len(adapter.body)
+
+
+def pass_back(desk: Desk, session: SessionId, adapter: Adapter, into: int | None = None) -> list[Message]:
+    use(desk, session, adapter)
+    batch = MicroBatch(1, LENGTHS, ((1, adapter.key),))
+    ones = encode(torch.ones(sum(LENGTHS), desk.width), "fp32")
+    return desk.tell(Backward(session, batch, False, "fp32", ones, into=into))
+
+
+def test_gradients_of_adapters_are_added_up_until_they_are_asked_for(desk: Desk) -> None:
+    session, adapter = desk.open(), low_rank(desk)
+    alone = pass_back(desk, session, adapter)[1]
+    for _ in range(3):
+        (inputs,) = pass_back(desk, session, adapter, into=7)
+        assert isinstance(inputs, Gradients)
+        assert (inputs.block, inputs.more) == (None, False)
+    (total,) = desk.tell(Collect(session, 7, 3))
+    assert isinstance(alone, Gradients)
+    assert isinstance(total, Gradients)
+    assert (total.id, total.block, total.more) == (7, 1, False)
+    once, thrice = (torch.frombuffer(bytearray(each.body), dtype=torch.float32) for each in (alone, total))
+    torch.testing.assert_close(thrice, 3 * once)
+    assert desk.tell(Collect(session, 7, 3)) == [Missing(session, 7)]
+
+
+def test_a_sum_that_lacks_a_micro_batch_is_not_handed_out(desk: Desk) -> None:
+    session, adapter = desk.open(), low_rank(desk)
+    pass_back(desk, session, adapter, into=7)
+    assert desk.tell(Collect(session, 7, 2)) == [Missing(session, 7)]
+
+
+def test_sums_beyond_the_budget_are_dropped_the_oldest_first(checkpoint: Checkpoint) -> None:
+    adapter = low_rank(Desk(checkpoint))
+    desk = Desk(checkpoint, adapter_bytes=2 * len(adapter.body))
+    session = desk.open()
+    for into in range(20):
+        pass_back(desk, session, adapter, into=into)
+    found = [desk.tell(Collect(session, into, 1))[0] for into in range(20)]
+    assert [isinstance(answer, Gradients) for answer in found] == [False] * 18 + [True] * 2
+
+
+def test_gradients_of_different_adapters_are_not_added_up(desk: Desk) -> None:
+    session = desk.open()
+    pass_back(desk, session, low_rank(desk), into=7)
+    (fault,) = pass_back(desk, session, low_rank(desk, rank=3), into=7)
+    assert isinstance(fault, Fault)
+    assert fault.code is FaultCode.BAD_INPUT
+
+
+@pytest.mark.parametrize("codec", ["grad8", "grad4"])
+def test_gradients_come_in_the_codec_that_was_asked_for(codec: str, desk: Desk) -> None:
+    session, adapter = desk.open(), low_rank(desk)
+    use(desk, session, adapter)
+    batch = MicroBatch(1, LENGTHS, ((1, adapter.key),))
+    ones = encode(torch.ones(sum(LENGTHS), desk.width), codec)
+    (inputs,) = desk.tell(Backward(session, batch, False, codec, ones, answer=codec, into=7))
+    assert isinstance(inputs, Gradients)
+    assert (inputs.codec, len(inputs.body)) == (codec, body_size(codec, sum(LENGTHS), desk.width))
+    (total,) = desk.tell(Collect(session, 7, 1, codec))
+    assert isinstance(total, Gradients)
+    sizes = [spec.nbytes // 4 for tuned in adapter.tuned for spec in tuned.tensors]
+    assert len(total.body) == sum(body_size(codec, 1, size) for size in sizes)
 
 
 def test_the_gradient_of_inputs_is_left_out_where_nobody_wants_it(desk: Desk) -> None:
