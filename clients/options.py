@@ -14,6 +14,7 @@ from swarm.settings import outranked
 
 __all__ = [
     "ADAPTER_BY_URL",
+    "COMPRESSIONS",
     "AdapterSource",
     "ApiKey",
     "AsJson",
@@ -25,6 +26,7 @@ __all__ = [
     "Patience",
     "Url",
     "check_codec",
+    "check_compression",
     "split_peers",
     "swarm_or_gateway",
 ]
@@ -32,6 +34,8 @@ __all__ = [
 ADAPTER_BY_URL = (
     "--adapter is for a swarm that is joined: a gateway names its own, as in smollm2:NAME instead of smollm2"
 )
+
+COMPRESSIONS = ("none", "sums", "int8", "auto")  # of clients.training.compression, which is heavy
 
 ModelName = Annotated[
     str,
@@ -85,6 +89,12 @@ def check_codec(codec: str | None) -> None:
     """Raises UsageError for one that no peer speaks."""
     if codec is not None and codec not in CODECS:
         raise UsageError(f"--codec is one of {', '.join(CODECS)}, not '{codec}'")
+
+
+def check_compression(compress: str) -> None:
+    """Raises UsageError for one that there is not."""
+    if compress not in COMPRESSIONS:
+        raise UsageError(f"--compress is one of {', '.join(COMPRESSIONS)}, not '{compress}'")
 
 
 def swarm_or_gateway(

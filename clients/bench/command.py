@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from clients.bench.trial import FarTrainTrial, GatewayTrial, LocalTrial, SwarmTrial, TrainTrial, WanTrial
-from clients.options import AsJson, CacheDir, ModelName
+from clients.options import AsJson, CacheDir, ModelName, check_compression
 from swarm.catalogue import default_cache
 from swarm.errors import UsageError
 from swarm.figures import whole_numbers
@@ -17,7 +17,6 @@ from swarm.terminal import quiet_libraries
 __all__ = ["gateway", "local", "swarm", "train", "wan"]
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4")
-COMPRESSIONS = ("none", "sums", "int8", "auto")
 CLIENT_PRECISIONS = ("fp32", "bf16", "fp16")
 MBIT = 1e6 / 8  # bytes
 
@@ -286,8 +285,7 @@ def _precisions(text: str) -> tuple[str, ...]:
 def _compressions(text: str) -> tuple[str, ...]:
     names = text.replace(",", " ").split()
     for name in names:
-        if name not in COMPRESSIONS:
-            raise UsageError(f"--compress is one of {', '.join(COMPRESSIONS)}, not '{name}'")
+        check_compression(name)
     return tuple(dict.fromkeys(names))
 
 

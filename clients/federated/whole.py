@@ -23,6 +23,7 @@ from clients.finetune.settings import Settings
 from clients.finetune.telling import next_command
 from clients.finetune.whole import make_folder, save_adapter
 from clients.model import SwarmModelForCausalLM
+from clients.training.compression import Compress
 from swarm.addresses import peer_of
 from swarm.checkpoint import Checkpoint, resolve
 from swarm.errors import UsageError
@@ -92,6 +93,7 @@ def federate(
     initial_peers: Sequence[str],
     cache: Path,
     codec: str | None,
+    compress: str,
     patience: float,
 ) -> None:
     """Raises SwarmError."""
@@ -104,7 +106,7 @@ def federate(
     rows = read_rows(settings.data, tokenizer, length=settings.length, truncate=settings.truncate)
     make_folder(settings.output)
     with ExitStack() as stack:
-        joined = _Joined(checkpoint, initial_peers, place, codec or "fp32", patience)
+        joined = _Joined(checkpoint, initial_peers, place, codec or "fp32", Compress.of(compress), patience)
         stack.callback(joined.connection.close)
         model = stack.enter_context(
             SwarmModelForCausalLM.from_pretrained(
@@ -133,7 +135,13 @@ class _Joined:
     """A client that others can dial."""
 
     def __init__(
-        self, checkpoint: Checkpoint, initial_peers: Sequence[str], place: Place, codec: str, patience: float
+        self,
+        checkpoint: Checkpoint,
+        initial_peers: Sequence[str],
+        place: Place,
+        codec: str,
+        compress: Compress,
+        patience: float,
     ) -> None:
         self._identity = Identity.ephemeral()
         self._stack = AsyncExitStack()
@@ -146,7 +154,7 @@ class _Joined:
             await stack.enter_async_context(self._stack)
             return entered
 
-        self.connection = Connection(enter, patience=patience)
+        self.connection = Connection(enter, patience=patience, compress=compress)
         self.addresses = self.connection.call(self._host.transport.addresses())
 
     def member(self, terms: Terms, kept: Kept, contacts: Sequence[Contact]) -> Member:

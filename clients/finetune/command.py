@@ -7,7 +7,17 @@ from typing import Annotated
 import typer
 
 from clients.finetune.settings import METHODS, Settings
-from clients.options import CacheDir, Codec, InitialPeers, ModelName, Patience, check_codec, split_peers
+from clients.options import (
+    COMPRESSIONS,
+    CacheDir,
+    Codec,
+    InitialPeers,
+    ModelName,
+    Patience,
+    check_codec,
+    check_compression,
+    split_peers,
+)
 from swarm.catalogue import default_cache
 from swarm.entrance import parse_peers
 from swarm.terminal import LogFormat, setup_logging
@@ -68,6 +78,9 @@ def finetune(
         list[str] | None, typer.Option(help="With --join: address at which members reach this machine.")
     ] = None,
     codec: Codec = None,
+    compress: Annotated[
+        str, typer.Option(help=f"For slow lines: {', '.join(COMPRESSIONS)}. Sums are exact, the latter two round.")
+    ] = "none",
     patience: Patience = 60.0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object at the end, on stdout.")] = False,
     cache_dir: CacheDir = None,
@@ -79,6 +92,7 @@ def finetune(
     """
     peers = split_peers(initial_peers)
     check_codec(codec)
+    check_compression(compress)
     settings = Settings(
         model=model,
         data=data,
@@ -119,6 +133,7 @@ def finetune(
             initial_peers=peers,
             cache=cache_dir or default_cache(os.environ),
             codec=codec,
+            compress=compress,
             patience=patience,
         )
         return
@@ -129,6 +144,7 @@ def finetune(
         initial_peers=peers,
         cache=cache_dir or default_cache(os.environ),
         codec=codec,
+        compress=compress,
         patience=patience,
         sample=sample,
         as_json=as_json,

@@ -34,6 +34,7 @@ def fine_tune(
     initial_peers: Sequence[str],
     cache: Path,
     codec: str | None,
+    compress: str,
     patience: float,
     sample: str | None,
     as_json: bool,
@@ -46,7 +47,13 @@ def fine_tune(
     make_folder(settings.output)
     console.print(f"{len(rows)} rows, {sum(len(row.tokens) for row in rows)} tokens from {settings.data}", markup=False)
     with SwarmModelForCausalLM.from_pretrained(
-        settings.model, initial_peers=initial_peers, cache=cache, codec=codec, patience=patience, dtype=torch.float32
+        settings.model,
+        initial_peers=initial_peers,
+        cache=cache,
+        codec=codec,
+        compress=compress,
+        patience=patience,
+        dtype=torch.float32,
     ) as model:
         before = None if sample is None else _answer(model, tokenizer, sample)
         tuned = with_adapter(model, settings)

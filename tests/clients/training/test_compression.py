@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clients.options import COMPRESSIONS
 from clients.training.compression import Codecs, Compress, Compression, Exchange
 from swarm.codecs import body_size
 from swarm.ids import PeerId
@@ -65,3 +66,7 @@ def test_a_slower_line_never_carries_more(one: float, other: float, busy: float,
 @pytest.mark.parametrize("codec", ["fp32", "bf16", "int8"])
 def test_asked_for_always_it_rounds_every_line(codec: str) -> None:
     assert Compression(Compress.INT8, codec, WIDTH).codecs(FAST).forward == "int8"
+
+
+def test_commands_know_the_same_kinds() -> None:
+    assert tuple(Compress) == COMPRESSIONS
