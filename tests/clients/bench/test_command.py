@@ -33,6 +33,8 @@ def test_one_process_is_measured_beside_its_floor(
         (["gateway", "--peers=9"], "--peers 9: this model has only 4 blocks"),
         (["train", "--peers=9", "--clients=2"], "--peers 9: this model has only 4 blocks"),
         (["train", "--cores-each=0.5"], "--cores-each is for several clients"),
+        (["train", "--peers=9", "--bandwidth-mbit=10"], "--peers 9: this model has only 4 blocks"),
+        (["train", "--bandwidth-mbit=10", "--compress=zip"], "--compress is one of none, sums, int8, auto"),
         (["wan", "--peers=9"], "--peers 9: this model has only 4 blocks"),
         (["wan", "--precision="], "--precision is one of"),
         (["wan", "--client-dtype=int8"], "--client-dtype is one of"),
