@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any, Self, TypeVar
 
 from clients.client import Client, Model
@@ -12,7 +12,10 @@ from clients.loop_thread import LoopThread, Submitted
 from clients.session import Session
 from clients.training.chains import TrainingChains
 from clients.training.compression import Compress
+from swarm.addresses import peer_of
 from swarm.checkpoint import Checkpoint
+from swarm.door import Door, knock, way_in
+from swarm.errors import NetworkError, WireError
 from swarm.identity import Identity
 from swarm.kademlia import KademliaDirectory
 from swarm.libp2p import Libp2pHost
@@ -33,13 +36,28 @@ async def join(
     announce: Sequence[str] = (),
 ) -> tuple[Libp2pHost, KademliaDirectory]:
     """Enter a swarm as a client, by default under an identity of the moment, that listens at `host`:`port` and tells
-    others `announce` instead; `stack` leaves it. Raises NetworkError."""
+    others `announce` instead; `stack` leaves it. `initial_peers` may hold an invite. Raises NetworkError,
+    AccessError."""
     identity = identity or Identity.ephemeral()
-    libp2p = await Libp2pHost.start(identity, host=host, port=port, announce=announce, initial_peers=initial_peers)
+    addresses, invite = way_in(initial_peers)
+    door = None if invite is None else Door(invite, identity.peer_id)
+    libp2p = await Libp2pHost.start(
+        identity, host=host, port=port, announce=announce, initial_peers=addresses, door=door
+    )
     stack.push_async_callback(libp2p.close)
-    directory = await KademliaDirectory.start(libp2p, identity, initial_peers, client_mode=True)
+    directory = await KademliaDirectory.start(libp2p, identity, addresses, client_mode=True)
     stack.push_async_callback(directory.close)
+    if door is not None:
+        await _hear(libp2p, addresses)
     return libp2p, directory
+
+
+async def _hear(host: Libp2pHost, addresses: Sequence[str]) -> None:
+    """Which invites to the private swarm were taken back, from the first who says."""
+    for address in addresses:
+        with suppress(NetworkError, WireError):
+            await knock(host.open_transport, peer_of(address), [address], host.door)
+            return
 
 
 def routed(checkpoint: Checkpoint) -> Model:

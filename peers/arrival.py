@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from peers.machine import pick_port
 from peers.settings import ServeSettings
 from swarm.addresses import listen_address
+from swarm.door import Door
 from swarm.entrance import is_relayed
 from swarm.errors import NetworkError, SwarmError
 from swarm.identity import Identity
@@ -36,8 +37,9 @@ class _Way:
     relays: tuple[str, ...] = ()
 
 
-async def arrive(settings: ServeSettings, identity: Identity) -> Libp2pHost:
-    """A host that others can reach, one way or the other. Raises NetworkError."""
+async def arrive(settings: ServeSettings, identity: Identity, door: Door | None = None) -> Libp2pHost:
+    """A host that others can reach, one way or the other; `door`: of the private swarm it is for. Raises NetworkError,
+    AccessError."""
     way = await _find_way(settings)
     host = await Libp2pHost.start(
         identity,
@@ -46,6 +48,7 @@ async def arrive(settings: ServeSettings, identity: Identity) -> Libp2pHost:
         announce=settings.announce,
         also=way.also,
         relays=way.relays,
+        door=door,
         initial_peers=settings.initial_peers,
     )
     try:
@@ -69,7 +72,8 @@ async def _find_way(settings: ServeSettings) -> _Way:
         return _Way(port)
     async with AsyncExitStack() as stack:
         asker = Identity.ephemeral()
-        host = await Libp2pHost.start(asker, initial_peers=settings.initial_peers, client=True)
+        door = None if settings.invite is None else Door(settings.invite, asker.peer_id)
+        host = await Libp2pHost.start(asker, initial_peers=settings.initial_peers, client=True, door=door)
         stack.push_async_callback(host.close)
         if settings.reach == "auto":
             reach = await ask_reach(host.transport, settings.initial_peers, settings.host, port)

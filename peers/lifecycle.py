@@ -20,11 +20,10 @@ from peers.choosing import Chooser, Room
 from peers.executor_settings import Streaming
 from peers.link import ExecutorLink, ExecutorLost
 from peers.node import Limits, PeerNode
-from peers.ready import is_loopback
 from peers.restarts import RestartPolicy, Restarts
 from routing.placement import Placement
 from swarm.directory import Directory
-from swarm.entrance import is_relayed
+from swarm.entrance import is_loopback, is_relayed
 from swarm.errors import SwarmError
 from swarm.ids import Digest, Span
 from swarm.messages import Contact

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from peers.executor_settings import Streaming
-from swarm.entrance import is_relayed
+from swarm.entrance import is_loopback, is_relayed
 from swarm.ids import PeerId, Span
 from swarm.running import Running
 
-__all__ = ["Ready", "is_loopback", "join_command", "run_command"]
+__all__ = ["Ready", "join_command", "run_command"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,10 +30,15 @@ class Ready:
     throughput: float  # decode rows per second through the span
     streaming: Streaming | None = None
     name: str = ""
+    private: bool = False  # who joins needs an invite, which is not shown
 
     @property
     def join(self) -> str:
-        return join_command(self.model, self.addresses)
+        return join_command(self.model, self._way_in)
+
+    @property
+    def _way_in(self) -> Sequence[str]:
+        return ["INVITE"] if self.private else self.addresses
 
     def running(self, name: str) -> Running:
         """For others on this machine; `name`: the public one."""
@@ -73,10 +78,14 @@ class Ready:
             *([f"  {'reached':<11}through relays, since others can't dial it"] if is_relayed(self.addresses) else []),
             *addresses,
             "",
+            *(
+                ["This swarm is private; its owner makes invites: swarm invite --role use (or serve)", ""]
+                * self.private
+            ),
             "Join with another machine:",
             f"  {self.join}",
             "Ask the swarm something:",
-            f"  {run_command(self.model, self.addresses)}",
+            f"  {run_command(self.model, self._way_in)}",
             "",
         ]
         return "\n".join(lines)
@@ -93,7 +102,3 @@ def run_command(model: str, addresses: Sequence[str]) -> str:
 def _for_elsewhere(addresses: Sequence[str]) -> str:
     """The address to paste: the first that is not loopback, which would reach nobody from another machine."""
     return next(iter(sorted(addresses, key=is_loopback)), "")
-
-
-def is_loopback(address: str) -> bool:
-    return address.startswith(("/ip4/127.", "/ip6/::1/"))

@@ -20,9 +20,12 @@ from peers.views import Noted, choose_view
 from peers.watch import View
 from swarm.catalogue import default_cache
 from swarm.completion import complete_model
+from swarm.door import way_in
 from swarm.entrance import announced_addresses, parse_peers
+from swarm.errors import UsageError
 from swarm.event_loop import new_event_loop
 from swarm.ids import Span
+from swarm.own_swarm import OwnSwarm
 from swarm.running import state_folder
 from swarm.settings import data_folder, outranked
 from swarm.stopping import until_told
@@ -47,9 +50,19 @@ def serve(
     ],
     initial_peers: Annotated[
         list[str] | None,
-        typer.Option(metavar="ADDRESS", help="Join the swarm of this peer; repeat or separate by commas."),
+        typer.Option(
+            metavar="ADDRESS",
+            help="Join the swarm of this peer, or the one of an invite; repeat or separate by commas.",
+        ),
     ] = None,
     new_swarm: Annotated[bool, typer.Option("--new-swarm", help="Begin a swarm of your own.")] = False,
+    private: Annotated[
+        bool,
+        typer.Option(
+            "--private",
+            help="In a swarm of your own that nobody enters without an invite (make them with swarm invite).",
+        ),
+    ] = False,
     blocks: Annotated[
         str | None,
         typer.Option(metavar="A:B", help="Host exactly blocks A to B-1; by default the swarm's need decides."),
@@ -139,10 +152,16 @@ def serve(
     leaves in good order, a second one at once.
     """
     weaker = outranked(context, "initial_peers", "new_swarm") | outranked(context, "blocks", "num_blocks")
+    data = data_folder(os.environ, Path.home())
+    peers, invite = way_in(() if "initial_peers" in weaker else parse_peers(initial_peers or ()))
+    if private and invite is not None:
+        raise UsageError("--private is for a swarm of your own, and the invite is for another's: give only one of them")
     settings = ServeSettings(
         model=model,
-        initial_peers=() if "initial_peers" in weaker else parse_peers(initial_peers or ()),
-        new_swarm=new_swarm and "new_swarm" not in weaker,
+        initial_peers=peers,
+        new_swarm=(new_swarm and "new_swarm" not in weaker) or (private and not peers),
+        invite=OwnSwarm(data).found() if private else invite,
+        private=private,
         blocks=Span.parse(blocks) if blocks is not None and "blocks" not in weaker else None,
         num_blocks=None if "num_blocks" in weaker else num_blocks,
         host=host,
@@ -157,7 +176,7 @@ def serve(
         kv_tokens=kv_cache_tokens,
         training_share=training_share,
         identity=identity_path,
-        data=data_folder(os.environ, Path.home()),
+        data=data,
         cache=cache_dir or default_cache(os.environ),
         revision=revision,
         public_name=public_name,

@@ -7,6 +7,7 @@ from pathlib import Path
 from swarm.entrance import HIGHEST_PORT
 from swarm.errors import UsageError
 from swarm.ids import Span
+from swarm.invites import Invite
 
 __all__ = ["DEVICES", "PRECISIONS", "QUANTIZATIONS", "REACHES", "ServeSettings", "parse_precision"]
 
@@ -26,6 +27,8 @@ class ServeSettings:
     model: str
     initial_peers: tuple[str, ...] = ()
     new_swarm: bool = False
+    invite: Invite | None = None  # to a private swarm
+    private: bool = False  # the invite is the owner's
     blocks: Span | None = None
     num_blocks: int | None = None
     host: str = "0.0.0.0"

@@ -12,6 +12,7 @@ import torch
 
 from peers.arrival import arrive
 from peers.choosing import Room
+from peers.doorkeeper import keep_door
 from peers.executor_settings import ExecutorSettings
 from peers.identity_lock import hold_identity
 from peers.lifecycle import Lifecycle, Offer, Patience, Served
@@ -26,11 +27,15 @@ from peers.span_memory import kv_bytes_per_token, span_bytes
 from peers.thanks import ThanksBook, thanks_path
 from peers.watch import View, Watch
 from swarm.checkpoint import Checkpoint, resolve
+from swarm.door import Door
 from swarm.dtypes import DTYPES
 from swarm.errors import NetworkError, UsageError
+from swarm.identity import Identity
 from swarm.ids import Span
 from swarm.kademlia import KademliaDirectory
 from swarm.libp2p import Libp2pHost
+from swarm.own_swarm import OwnSwarm, revocations_path
+from swarm.revocations import Revocations
 
 __all__ = ["volunteer"]
 
@@ -60,7 +65,8 @@ async def volunteer(settings: ServeSettings, view: View) -> None:
         stack.callback(watch.close)
         _log.info("identity %s from %s", identity.peer_id, path)
         plan = await _plan(settings)
-        host = await arrive(settings, identity)
+        door = _door(settings, identity)
+        host = await arrive(settings, identity, door)
         stack.push_async_callback(host.close)
         _log.info("joining the swarm" if settings.initial_peers else "beginning a new swarm")
         directory = await KademliaDirectory.start(
@@ -72,15 +78,28 @@ async def volunteer(settings: ServeSettings, view: View) -> None:
         )
         stack.push_async_callback(directory.close)
 
+        others = [_guard(host), watch.run()]
+        if door is not None:
+            others.append(await keep_door(host, directory, door, settings.initial_peers))
+
         def on_ready(served: Served) -> None:
+            if settings.private:
+                OwnSwarm(settings.data).remember(served.addresses)
             watch.begin(_ready(settings, plan, host, served), served)
 
         life = _life(settings, plan, host, directory, on_ready)
         async with asyncio.TaskGroup() as group:
-            others = [group.create_task(_guard(host)), group.create_task(watch.run())]
+            tasks = [group.create_task(other) for other in others]
             await life.run()
-            for other in others:
-                other.cancel()
+            for task in tasks:
+                task.cancel()
+
+
+def _door(settings: ServeSettings, identity: Identity) -> Door | None:
+    if settings.invite is None:
+        return None
+    path = revocations_path(settings.data, settings.invite.swarm)
+    return Door(settings.invite, identity.peer_id, Revocations(settings.invite.swarm, path))
 
 
 async def _guard(host: Libp2pHost) -> None:
@@ -217,4 +236,5 @@ def _ready(settings: ServeSettings, plan: _Plan, host: Libp2pHost, served: Serve
         throughput=served.executor.pace.throughput,
         streaming=served.executor.streaming,
         name=settings.public_name,
+        private=settings.invite is not None,
     )

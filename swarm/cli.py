@@ -48,6 +48,8 @@ COMMANDS: Mapping[str, Entry | Group] = {
     "chat": Entry("clients.terminal.command:chat", "Chat with a model that the peers of a swarm compute."),
     "gateway": Entry("clients.gateway.command:gateway", "Serve a chat page and the OpenAI API, computed by a swarm."),
     "status": Entry("clients.status:status", "Show which peers hold which blocks, and how they are."),
+    "invite": Entry("clients.access:invite", "Make an invite to your private swarm."),
+    "revoke": Entry("clients.access:revoke", "Take an invite to your private swarm back."),
     "ps": Entry("clients.terminal.ps:ps", "List the peers and gateways that run on this machine."),
     "list": Entry("clients.terminal.listing:list_models", "List the models that are on this machine."),
     "pull": Entry("clients.terminal.pull:pull", "Fetch a model, or the part of it that a peer needs, beforehand."),

@@ -6,20 +6,23 @@ from collections.abc import Iterable
 
 from swarm.errors import UsageError
 
-__all__ = ["HIGHEST_PORT", "USUAL_PORT", "announced_addresses", "is_relayed", "parse_peers"]
+__all__ = ["HIGHEST_PORT", "INVITE", "USUAL_PORT", "announced_addresses", "is_loopback", "is_relayed", "parse_peers"]
 
 USUAL_PORT = 31330  # of a serving peer, so that it keeps its address when it is started again
 HIGHEST_PORT = 65535
 
 _ADDRESS = re.compile(r"(/[^/\s]+)+/p2p/[1-9A-HJ-NP-Za-km-z]{40,64}")
+INVITE = "swarm-invite."  # what the line of one begins with
+
 _SHOWN = 120  # characters of what is no address
 
 
 def parse_peers(texts: Iterable[str]) -> tuple[str, ...]:
-    """Addresses from options that may each hold several, parted by commas or blanks. Raises UsageError."""
+    """Addresses from options that may each hold several, parted by commas or blanks; an invite to a private swarm, or
+    `@` and the file that holds one, counts as an address. Raises UsageError."""
     addresses = tuple(address for text in texts for address in text.replace(",", " ").split())
     for address in addresses:
-        if not _ADDRESS.fullmatch(address):
+        if not (_ADDRESS.fullmatch(address) or address.startswith((INVITE, "@"))):
             raise UsageError(
                 f"'{address[:_SHOWN]}' is no peer's address; one looks like /ip4/203.0.113.7/tcp/31330/p2p/12D3KooW… "
                 "and every serving peer prints its own"
@@ -32,6 +35,10 @@ def announced_addresses(texts: Iterable[str], port: int | None) -> tuple[str, ..
     UsageError."""
     parts = [part for text in texts for part in text.replace(",", " ").split()]
     return tuple(part if part.startswith("/") else _multiaddress(part, port) for part in parts)
+
+
+def is_loopback(address: str) -> bool:
+    return address.startswith(("/ip4/127.", "/ip6/::1/"))
 
 
 def is_relayed(addresses: Iterable[str]) -> bool:

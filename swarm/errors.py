@@ -9,7 +9,8 @@
     │   └── StreamClosed      the other side of a stream is gone
     ├── ProtocolError         a peer sent what the protocol does not allow
     │   ├── WireError         bytes that are no frame
-    │   └── RecordError       a record that is forged, stale or malformed
+    │   ├── RecordError       a record that is forged, stale or malformed
+    │   └── AccessError       somebody may not: no pass of a private swarm, or one that has ended or was taken back
     ├── MissingBlocks         no live peer holds some block that a chain needs
     ├── Busy                  peers are full; carries when to ask again
     └── HopError              a hop refused or failed a session; carries the code
@@ -20,6 +21,7 @@ A message says what happened, to which peer or block, and what the reader can do
 from collections.abc import Sequence
 
 __all__ = [
+    "AccessError",
     "Busy",
     "HopError",
     "IdentityError",
@@ -74,6 +76,10 @@ class WireError(ProtocolError):
 
 class RecordError(ProtocolError):
     """A record that is forged, stale or malformed."""
+
+
+class AccessError(ProtocolError):
+    """Somebody may not: no pass of a private swarm, or one that has ended or was taken back."""
 
 
 class MissingBlocks(SwarmError):

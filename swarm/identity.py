@@ -58,6 +58,11 @@ class Identity:
         """The identity of whoever knows these 32 bytes."""
         return cls(Ed25519PrivateKey.from_private_bytes(secret))
 
+    @property
+    def secret(self) -> bytes:
+        """The 32 bytes that `derived` takes."""
+        return self._key.private_bytes_raw()
+
     @contextmanager
     def file(self) -> Iterator[Path]:
         """The key as a file, for the time that someone needs to read it; an ephemeral one is gone after that."""

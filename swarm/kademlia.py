@@ -11,6 +11,7 @@ The DHT keeps the value whose expiration is later. So what we give it as expirat
 import asyncio
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Self, TypeVar
 
@@ -25,10 +26,13 @@ from hivemind.proto import dht_pb2
 from hivemind.utils import MSGPackSerializer
 
 from swarm.addresses import peer_of
+from swarm.authorizer import Authorizer
 from swarm.directory import Directory
-from swarm.errors import NetworkError, RecordError, UsageError
+from swarm.door import Door, knock
+from swarm.errors import NetworkError, ProtocolError, RecordError, UsageError, WireError
 from swarm.identity import Identity
 from swarm.ids import Digest, PeerId
+from swarm.invites import MAX_PASS, Role
 from swarm.libp2p import Libp2pHost
 from swarm.record import Announced, PeerRecord, Presence
 from swarm.sealing import (
@@ -52,7 +56,7 @@ _INDEX = "swarm/1/peers"
 _REPLICAS = 5  # nodes that keep each key
 _MAX_KEYS = 4096  # that one node keeps; beyond it the earliest to expire go
 _MAX_ENTRIES = 8192  # of one node's answer that are looked at, and whose signatures are remembered
-_MAX_VALUE = MAX_RECORD + 16  # bytes of a sealed record in hivemind's packing
+_MAX_VALUE = MAX_RECORD + MAX_PASS + 32  # bytes of a sealed record, and perhaps a pass, in hivemind's packing
 _PARALLEL = 64  # calls to other nodes at once
 _DICTIONARY = 0x50  # hivemind's msgpack extension for [maxsize, latest expiration, [[subkey, value, expiration], ...]]
 
@@ -78,6 +82,17 @@ def _opened(sealed: bytes) -> Announced:
         return open_presence(sealed)
 
 
+def _parts(value: bytes) -> tuple[bytes, bytes]:
+    """A sealed record and a pass. Raises RecordError."""
+    try:
+        sealed, shown = msgpack.unpackb(value, max_ext_len=0)
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+        raise RecordError(f"this is no record with a pass: {error}") from error
+    if not (isinstance(sealed, bytes) and isinstance(shown, bytes)):
+        raise RecordError("a record with a pass is a pair of bytes")
+    return sealed, shown
+
+
 class Guard(RecordValidatorBase):  # type: ignore[misc]  # hivemind is untyped
     """What a node may keep: a sealed record, under the keys that follow from it, in the name of who signed it.
 
@@ -85,8 +100,27 @@ class Guard(RecordValidatorBase):  # type: ignore[misc]  # hivemind is untyped
     a reserved subkey, which is no peer id. A record that has just expired passes: hivemind asks again about values it
     has long kept, and drops all of a key for one refusal; of what is too old it takes care by itself."""
 
-    def __init__(self) -> None:
-        self.open = lru_cache(maxsize=_MAX_ENTRIES)(_opened)  # the same records pass here again and again
+    def __init__(self, door: Door | None = None) -> None:
+        self._opened = lru_cache(maxsize=_MAX_ENTRIES)(_opened)  # the same records pass here again and again
+        self._door = door
+
+    def open(self, value: bytes) -> Announced:
+        """What was sealed; in a private swarm with the pass of who announces it, who has to have the right to that.
+        Raises RecordError, AccessError."""
+        if self._door is None:
+            return self._opened(value)
+        sealed, shown = _parts(value)
+        announced = self._opened(sealed)
+        role = Role.USE if isinstance(announced, Presence) else Role.SERVE
+        self._door.admit(announced.peer, shown, role)
+        return announced
+
+    def value(self, sealed: bytes) -> bytes:
+        """What `open` reads, for a record of our own."""
+        if self._door is None:
+            return sealed
+        packed: bytes = msgpack.packb([sealed, self._door.own])
+        return packed
 
     def validate(self, record: DHTRecord) -> bool:
         if len(record.value) > _MAX_VALUE or len(record.subkey) > _MAX_VALUE:
@@ -97,7 +131,7 @@ class Guard(RecordValidatorBase):  # type: ignore[misc]  # hivemind is untyped
                 return False
             announced = self.open(sealed)
             check_times(announced, time.time())
-        except (ValueError, TypeError, RecursionError, msgpack.UnpackException, RecordError):
+        except (ValueError, TypeError, RecursionError, msgpack.UnpackException, ProtocolError):
             return False
         return (
             record.subkey == MSGPackSerializer.dumps(announced.peer)
@@ -132,12 +166,13 @@ class KademliaDirectory(Directory):
         """Join the DHT through `initial_peers` (multiaddresses, one of which has to answer), or begin a new one.
 
         `client_mode`: read, and keep nothing for others. `call_timeout`: seconds that one node gets for an answer.
-        Raises NetworkError when nobody answers, can reach us back, or shares our idea of time."""
+        Raises NetworkError when nobody answers, can reach us back, or shares our idea of time, AccessError when a
+        private swarm turns us away."""
         if not initial_peers and not new_swarm:
             raise UsageError("there is no swarm to join: give --initial-peers, or --new-swarm to begin one")
         for address in initial_peers:
             peer_of(address)
-        guard = Guard()
+        guard = Guard(host.door)
         join = DHTNode.create(
             p2p=host.p2p,
             initial_peers=list(initial_peers),
@@ -151,10 +186,12 @@ class KademliaDirectory(Directory):
             reuse_get_requests=False,
             client_mode=client_mode,
             record_validator=guard,
+            authorizer=None if host.door is None else Authorizer(host.door, identity),
         )
         try:
             node = await host.run(join, limit, "joining the DHT")
         except (RuntimeError, ValidationError, P2PDaemonError) as error:
+            await _ask_at_doors(host, initial_peers)
             raise _join_error(str(error), initial_peers) from error
         node.protocol.storage.maxsize = _MAX_KEYS
         return cls(host, identity, node, guard, limit)
@@ -183,7 +220,7 @@ class KademliaDirectory(Directory):
     async def _put(self, record: Announced, sealed: bytes) -> None:
         self._check_open()
         check_live(record, time.time())
-        storing = asyncio.gather(*(self._store(key, record, sealed) for key in _keys(record)))
+        storing = asyncio.gather(*(self._store(key, record, self._guard.value(sealed)) for key in _keys(record)))
         taken = await self._host.run(storing, self._limit, "announcing")
         if not all(taken) and not await self._is_known(record):
             raise NetworkError(f"no node of the DHT took the record of {record.peer}; is this machine's clock right?")
@@ -226,7 +263,7 @@ class KademliaDirectory(Directory):
             try:
                 record = self._guard.open(data)
                 check_times(record, now)
-            except RecordError:
+            except ProtocolError:
                 continue
             found.append(record)
         return found
@@ -292,6 +329,13 @@ def _entries(answer: bytes) -> Iterator[bytes]:
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException):
         return
     yield from (value for value in values if isinstance(value, bytes))
+
+
+async def _ask_at_doors(host: Libp2pHost, peers: Sequence[str]) -> None:
+    """Whether these would not have us. Raises AccessError, with the reason, if one says so."""
+    for address in peers:
+        with suppress(NetworkError, WireError):
+            await knock(host.open_transport, peer_of(address), [address], host.door)
 
 
 def _join_error(message: str, initial_peers: Sequence[str]) -> NetworkError:

@@ -21,6 +21,7 @@ from hivemind.utils.logging import use_hivemind_log_handler
 
 from swarm import daemon_launcher
 from swarm.addresses import announced, cannot_listen, check_free, listen_address, packed, peer_of
+from swarm.door import Door, GatedTransport
 from swarm.errors import NetworkError, StreamClosed, SwarmError, Unreachable, WireError
 from swarm.identity import Identity
 from swarm.ids import PeerId
@@ -59,10 +60,12 @@ class Libp2pHost:
         client: bool,
         relayed: bool,
         also: Sequence[str],
+        door: Door | None,
         open_timeout: float,
         max_streams: int,
     ) -> None:
-        """`relayed`: whether others reach it through relays; `also`: addresses to tell them besides its own."""
+        """`relayed`: whether others reach it through relays; `also`: addresses to tell them besides its own; `door`: of
+        a private swarm."""
         self.p2p = p2p
         self.peer_id = peer_id
         self.client = client
@@ -70,7 +73,9 @@ class Libp2pHost:
         self.also = tuple(f"{address}/p2p/{peer_id}" for address in also)
         self._scratch = scratch
         self._daemon_end = asyncio.create_task(p2p._child.wait(), name="p2pd")
-        self.transport: Libp2pTransport = Libp2pTransport(self, open_timeout=open_timeout, max_streams=max_streams)
+        self.door = door
+        self.open_transport = Libp2pTransport(self, open_timeout=open_timeout, max_streams=max_streams)
+        self.transport: Transport = self.open_transport if door is None else GatedTransport(self.open_transport, door)
 
     @classmethod
     async def start(
@@ -84,6 +89,7 @@ class Libp2pHost:
         also: Sequence[str] = (),
         relays: Sequence[str] = (),
         client: bool = False,
+        door: Door | None = None,
         startup_timeout: float = 20.0,
         open_timeout: float = 5.0,
         max_streams: int = 4096,
@@ -93,6 +99,8 @@ class Libp2pHost:
         `announce`: multiaddresses to tell others instead; `also`: to tell them besides. `relays`: multiaddresses of
         peers through which others reach us, who can't be dialled; without any, we are one that can, and relay for
         others. `initial_peers`: multiaddresses of whom to connect to first, of which one has to answer.
+        `door`: of the private swarm that it is for: `transport` is for its members alone then, `open_transport` for
+        all.
         `open_timeout`: seconds for dialling a peer. `max_streams`: streams that others may have open to us at once.
         Raises UsageError for addresses that are none, NetworkError for what goes wrong."""
         for address in initial_peers:
@@ -132,6 +140,7 @@ class Libp2pHost:
             client=client,
             relayed=bool(relays),
             also=also,
+            door=door,
             open_timeout=open_timeout,
             max_streams=max_streams,
         )
@@ -168,7 +177,7 @@ class Libp2pHost:
 
     async def close(self) -> None:
         """End every stream, the daemon, and its sockets; safe to repeat."""
-        await self.transport.disconnect()
+        await self.open_transport.disconnect()
         self.p2p._terminate()
         try:
             async with asyncio.timeout(_CLOSE_TIMEOUT):
@@ -187,7 +196,7 @@ class Libp2pHost:
 
 
 class Libp2pTransport(Transport):
-    """Made by `Libp2pHost.start`, as `host.transport`."""
+    """Made by `Libp2pHost.start`, as `host.open_transport`."""
 
     def __init__(self, host: Libp2pHost, *, open_timeout: float, max_streams: int) -> None:
         self.peer_id = host.peer_id

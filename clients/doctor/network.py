@@ -150,7 +150,7 @@ async def _look(host: Libp2pHost, address: str) -> tuple[Finding, float | None, 
     if (trouble := await _connect(address)) is not None:
         return fail(check, f"{address}: {trouble}", todo), None, False
     try:
-        await host.transport.dial(peer, [address])
+        await host.open_transport.dial(peer, [address])
     except Unreachable as error:
         says = f"somebody else, or no peer at all, is at {address} ({str(error).partition(': ')[2] or error})"
         return fail(check, says, todo), None, False
@@ -234,7 +234,7 @@ async def _leads_here(asker: Libp2pHost, peer: PeerId, address: str) -> Finding:
     if (trouble := await _connect(address)) is not None:
         return warn(check, f"from here, {address} leads nowhere: {trouble}", f"{todo}; then try from another network")
     try:
-        await asker.transport.dial(peer, [address.partition("/p2p/")[0]])
+        await asker.open_transport.dial(peer, [address.partition("/p2p/")[0]])
     except Unreachable:
         return fail(check, f"somebody else is at {address}, not this machine's port", todo)
     return fine(check, f"{address} leads to this machine")

@@ -3,13 +3,15 @@
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
+from swarm.door import Door, GatedTransport
 from swarm.errors import NetworkError, StreamClosed, Unreachable, WireError
 from swarm.identity import Identity
 from swarm.ids import PeerId
+from swarm.invites import Invite
 from swarm.libp2p import Libp2pHost
 from swarm.memory import MemoryNetwork
 from swarm.transport import Stream, Transport
@@ -54,6 +56,18 @@ class MemoryWorld(World):
         await self.there.close()
 
 
+class PrivateWorld(MemoryWorld):
+    """Everybody is a member of a private swarm, and shows so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.owner = Invite.found()
+
+    async def join(self) -> Joined:
+        joined = await super().join()
+        return replace(joined, transport=GatedTransport(joined.transport, Door(self.owner, joined.transport.peer_id)))
+
+
 class Libp2pWorld(World):
     def __init__(self) -> None:
         self.hosts: list[Libp2pHost] = []
@@ -73,7 +87,7 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(params=[MemoryWorld, Libp2pWorld], scope="module")
+@pytest.fixture(params=[MemoryWorld, PrivateWorld, Libp2pWorld], scope="module")
 async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
     world: World = request.param()
     world.here = (await world.join()).transport
