@@ -72,6 +72,7 @@ class PagedBatch:
         self.layer = 0
         self.calls = [0] * len(windows)  # attentions of each layer
         self.heads: list[Heads | None] = [None] * len(windows)
+        self.rows = len(rows)
         self.tokens = sum(row.n for row in rows)
         self.longest = max((row.at + row.n for row in rows), default=0)  # tokens
         device = cache.device

@@ -7,13 +7,15 @@ nothing.
 
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from peers.changes import Change, Fit
 from peers.company import Company
+from peers.fits import Fits
 from peers.hop_session import HopSession
 from peers.inbox import Inbox, Letter
 from peers.kv import PagedRows
@@ -26,7 +28,6 @@ from peers.prefixes import Prefixes, SharedPage
 from peers.sending import frames, tokens_per_frame
 from peers.span import BlockSpan, RowSlice
 from peers.stats import EngineStats
-from peers.training.deltas import Delta
 from peers.training.desk import TrainingDesk
 from peers.uploads import Uploads
 from peers.work import Piece, Work, pick
@@ -84,6 +85,7 @@ class Engine:
         self._outbox = Outbox(PagedRows(sent, span.hidden_size, span.dtype))
         self._prefixes = Prefixes(span.pool, sent)
         self._uploads = Uploads(self._limits)
+        self._fits = Fits(span.fit, self._limits)
         self._sessions: dict[SessionId, HopSession] = {}
         self._turns: OrderedDict[SessionId, HopSession] = OrderedDict()  # those with something to do, in order of turn
         self._company = Company(clock)
@@ -210,14 +212,14 @@ class Engine:
             if lacking := self._uploads.lacking(sender, message.session, keys):
                 self._send(sender, Missing(message.session, 0, lacking))
                 return
-            deltas = self._deltas(sender, keys)
+            fits = self._fitted(sender, keys)
             if not self._leases.raise_to(message.session, self._span.pool.pages_for(message.lease)):
                 raise self._full(f"{message.lease} tokens are wanted and {self._leases.free_tokens} are free")
         except (HopError, BusyError) as error:
             self._turn_away(sender, message.session, error)
         else:
             inbox = Inbox(self._limits.inbox_frames, self._limits.inbox_bytes)
-            session = HopSession.opened(sender, message, deltas, self._span.cache, inbox, self._clock())
+            session = HopSession.opened(sender, message, fits, self._span.cache, inbox, self._clock())
             self._sessions[session.id] = session
             self._opened += 1
             self._send(sender, Ready(session.id))
@@ -231,10 +233,9 @@ class Engine:
             self._uploads.forget(message.session)
             self._turn_away(sender, message.session, error)
 
-    def _deltas(self, owner: PeerId, keys: AdapterKeys) -> tuple[Delta, ...]:
-        """What adapters that are here do to blocks. Raises HopError when they don't fit them."""
-        fitted = [self._span.fit(block, self._uploads.get(owner, key)) for block, key in keys]
-        return tuple(delta for deltas in fitted for delta in deltas)
+    def _fitted(self, owner: PeerId, keys: AdapterKeys) -> tuple[Fit, ...]:
+        """What adapters that are here do to blocks. Raises HopError when they don't fit them, or Busy."""
+        return tuple(self._fits.of(block, key, self._uploads.get(owner, key)) for block, key in keys)
 
     def _turn_away(self, sender: PeerId, session: SessionId, error: HopError | BusyError) -> None:
         if isinstance(error, BusyError):
@@ -491,11 +492,13 @@ class Engine:
         return batch
 
     def _run(self, batch: Batch) -> None:
-        """One pass for each hop that occurs in the batch, and for each choice of adapters."""
+        """One pass for each hop that occurs in the batch, whatever the adapters; but where these have to be apart."""
         hops: dict[tuple[Span, AdapterKeys], Batch] = {}
         for session, piece in batch:
-            hops.setdefault((session.hop, session.adapters), []).append((session, piece))
+            apart = session.adapters if session.apart else ()
+            hops.setdefault((session.hop, apart), []).append((session, piece))
         for (hop, _), part in hops.items():
+            part.sort(key=lambda each: each[0].adapters)  # those of one adapter stand together
             slices = [[RowSlice(session.extend(row), row.at, row.n) for row in piece.rows] for session, piece in part]
             self._forward(hop, part, slices)
 
@@ -505,7 +508,7 @@ class Engine:
         try:
             hidden = torch.cat([piece.hidden for _, piece in batch])
             rows = [row for each in slices for row in each]
-            outputs = self._span.forward(hidden, rows, self._span.part(hop), batch[0][0].deltas).to("cpu")
+            outputs = self._span.forward(hidden, rows, self._span.part(hop), _adapted(batch)).to("cpu")
         except Exception as error:  # whatever torch may raise; the engine outlives it
             if len(batch) > 1:
                 logger.warning("a batch of %d sessions failed and is repeated one by one: %s", len(batch), error)
@@ -586,6 +589,17 @@ class Engine:
         session.release()
         self._outbox.forget(session.id)
         self._leases.end(session.id)
+
+
+def _adapted(batch: Batch) -> Sequence[Sequence[Change]]:
+    """What changes each row; the very same where sessions have the same adapters. Empty where nothing does."""
+    if not any(session.adapters for session, _ in batch):
+        return ()
+    known: dict[AdapterKeys, Sequence[Change]] = {}
+    for session, _ in batch:
+        if session.adapters not in known:
+            known[session.adapters] = session.changes
+    return [known[session.adapters] for session, piece in batch for _ in piece.rows]
 
 
 def _may(session: HopSession, sender: PeerId, message: Message) -> bool:

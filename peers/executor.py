@@ -116,13 +116,17 @@ def _work(connection: socket.socket, inlet: Inlet) -> None:
         connection.sendall(pack(Kind.FAILED, json.dumps(failed).encode()))
         return
     limits = settings.limits
-    spare = max(1, _free(loaded, settings) // 4)
+    spare = max(1, _free(loaded, settings) // 12)
     engine = Engine(
         loaded.span,
         model=loaded.checkpoint.digest,
         max_positions=loaded.checkpoint.max_positions,
         outbox_tokens=loaded.outbox_tokens,
-        limits=replace(limits, total_adapter_bytes=min(limits.total_adapter_bytes, spare)),
+        limits=replace(
+            limits,
+            total_adapter_bytes=min(limits.total_adapter_bytes, spare),
+            fitted_bytes=min(limits.fitted_bytes, 2 * spare),
+        ),
         training=_training_desk(loaded, settings),
         clock=time.monotonic,
     )

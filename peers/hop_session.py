@@ -7,11 +7,11 @@ from itertools import islice
 
 from torch import Tensor
 
+from peers.changes import Change, Fit
 from peers.inbox import Inbox
 from peers.kv import KVCache
 from peers.pages import PageTable
 from peers.prefixes import RowKeys, root_key, token_digests
-from peers.training.deltas import Delta
 from peers.work import Work
 from swarm.errors import HopError
 from swarm.ids import PeerId, RowId, SessionId, Span
@@ -37,8 +37,8 @@ __all__ = ["HopSession"]
 class HopSession:
     """`held` are the pages of the KV pool that its rows hold, and how many of the rows hold each: what another session
     holds as well counts for both, so that it is promised to whoever stays longer. `root`: what the keys of its rows
-    begin with, None when they are no one else's business. `sent` is where sending on begins, row by row. `deltas` are
-    what `adapters` do to its blocks."""
+    begin with, None when they are no one else's business. `sent` is where sending on begins, row by row. `fits` are
+    `adapters` on its blocks, and `changes` all that they do."""
 
     id: SessionId
     owner: PeerId
@@ -53,7 +53,8 @@ class HopSession:
     heard: float  # when a peer with a say in it last spoke, seconds
     root: bytes | None = None
     adapters: AdapterKeys = ()
-    deltas: tuple[Delta, ...] = ()
+    fits: tuple[Fit, ...] = ()
+    changes: tuple[Change, ...] = ()
     sent: dict[RowId, int] = field(default_factory=dict)
     rows: dict[RowId, PageTable] = field(default_factory=dict)
     work: Work | None = None
@@ -63,7 +64,7 @@ class HopSession:
 
     @classmethod
     def opened(
-        cls, owner: PeerId, message: Open, deltas: tuple[Delta, ...], kv: KVCache, inbox: Inbox, now: float
+        cls, owner: PeerId, message: Open, fits: tuple[Fit, ...], kv: KVCache, inbox: Inbox, now: float
     ) -> "HopSession":
         return cls(
             id=message.session,
@@ -79,7 +80,8 @@ class HopSession:
             heard=now,
             root=root_key(message.model, message.hop, message.codec, message.own_adapters) if message.share else None,
             adapters=message.own_adapters,
-            deltas=deltas,
+            fits=fits,
+            changes=tuple(change for fit in fits for change in fit.changes),
             sent=dict(message.sent),
         )
 
@@ -89,6 +91,11 @@ class HopSession:
     def sends_as(self) -> SessionId:
         """The id on frames to the next hop; what goes to the client bears this hop's own."""
         return self.id if self.next is None or self.next.peer == self.owner else self.next_session
+
+    @property
+    def apart(self) -> bool:
+        """Whether its rows can't be in a pass with those of other adapters."""
+        return any(fit.apart for fit in self.fits)
 
     @property
     def pages(self) -> int:

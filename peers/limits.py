@@ -25,6 +25,7 @@ class EngineLimits:
     frame_bytes: int = 4 << 20  # of hidden states in one frame that is sent
     adapter_bytes: int = 256 << 20  # of one client's adapters to generate with
     total_adapter_bytes: int = 1 << 30  # of all clients'
+    fitted_bytes: int = 2 << 30  # of the same once more, as sessions compute with them
 
     def __post_init__(self) -> None:
         for each in fields(self):

@@ -19,12 +19,13 @@ __all__ = ["Place"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Place:
-    """Outputs `[begin, begin + outputs)` of `target`, in `order`, None for the library's. `alone`: they are all that
-    `target` gives, and in the library's order."""
+    """Outputs `[begin, begin + outputs)` of the `whole` of `target`'s, in `order`, None for the library's. `alone`:
+    they are all that `target` gives, and in the library's order."""
 
     target: nn.Module
     outputs: int
     inputs: int
+    whole: int
     begin: int = 0
     order: Tensor | None = None
     alone: bool = True
@@ -39,41 +40,26 @@ class Place:
                 return None
             target = fused.get_submodule(part.path)
             order = None if part.order is None else part.order.to(_device(target))
-            return cls(target, part.outputs, part.inputs, part.begin, order, part.alone)
+            whole = sum(other.outputs for other in fused.parts.values() if other.path == part.path)
+            return cls(target, part.outputs, part.inputs, whole, part.begin, order, part.alone)
         try:
             target = layer.get_submodule(path)
         except AttributeError:
             return None
         if isinstance(target, Conv1D):
             inputs, outputs = target.weight.shape
-            return cls(target, outputs, inputs)
+            return cls(target, outputs, inputs, outputs)
         if path and isinstance(target, nn.Linear | PackedLinear | Packed):
-            return cls(target, target.out_features, target.in_features)
+            return cls(target, target.out_features, target.in_features, target.out_features)
         return None
 
-    def add(self, output: Tensor, change: Tensor) -> Tensor:
-        """What `target` gives then; `change` `[…, outputs]` is in the library's order."""
-        change = change.to(output.dtype)
-        if self.alone:
-            return output + change
-        self._part(output).add_(change if self.order is None else change.index_select(-1, self.order))
-        return output
+    def part(self, output: Tensor) -> Tensor:
+        """Of what `target` gives `[…, whole]`, a view."""
+        return output if self.alone else output.narrow(-1, self.begin, self.outputs)
 
-    def scale(self, output: Tensor, scale: Tensor) -> Tensor:
-        """What `target` gives then; `scale` `[outputs]` is in the library's order."""
-        if self.alone:
-            return output.to(scale.dtype).mul(scale).to(output.dtype)
-        part = self._part(output)
-        part.copy_(part.to(scale.dtype).mul(scale if self.order is None else scale[self.order]))
-        return output
-
-    def computed(self, output: Tensor, inputs: Tensor) -> Tensor:
-        """What `target` gives when this part of it is given `inputs`."""
-        self._part(output).copy_(self._part(self.target.forward(inputs)))
-        return output
-
-    def _part(self, output: Tensor) -> Tensor:
-        return output.narrow(-1, self.begin, self.outputs)
+    def ordered(self, values: Tensor) -> Tensor:
+        """From the library's order of outputs `[…, outputs]` to that of `target`."""
+        return values if self.order is None else values.index_select(-1, self.order)
 
 
 def _device(module: nn.Module) -> Any:

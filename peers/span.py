@@ -7,9 +7,9 @@ client's. No code here knows a model family; `probe` finds out whether one can w
 replaced by fused blocks (`peers.fused`), each only when it gives what the layer gave.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import groupby
 from typing import Self
 
 import torch
@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from peers.attention import PAGED, PROBED
 from peers.batch import PagedBatch
+from peers.changes import Change, Fit, Segment, mixed
 from peers.fusing import fuse
 from peers.gates import Gates, find_layers
 from peers.kv import KVCache
@@ -25,7 +26,7 @@ from peers.pages import PagePool, PageTable, RowSlice
 from peers.quantized import Packing, load_packed
 from peers.rotary import Rotaries, TurningRotary
 from peers.streamed import load_streamed
-from peers.training.deltas import BlockAdapter, Delta
+from peers.training.deltas import BlockAdapter
 from peers.trial import Trial
 from peers.window import Window
 from swarm.checkpoint import Checkpoint, load_span
@@ -130,11 +131,11 @@ class BlockSpan:
             raise UsageError(f"blocks {hop} are not within {self.blocks}")
         return slice(hop.start - self.blocks.start, hop.end - self.blocks.start)
 
-    def fit(self, block: int, adapter: BlockAdapter) -> tuple[Delta, ...]:
+    def fit(self, block: int, adapter: BlockAdapter) -> Fit:
         """What an adapter does to a block of this span, for `forward`. Raises HopError when it does not fit."""
         if adapter.prefix is not None:
             raise HopError(FaultCode.REFUSED, "keys and values in front of rows are for passes that keep nothing")
-        return adapter.to(self.device).deltas(self._layers[block - self.blocks.start])
+        return Fit.of(adapter.to(self.device).deltas(self._layers[block - self.blocks.start]))
 
     @torch.inference_mode()
     def forward(
@@ -142,13 +143,13 @@ class BlockSpan:
         hidden: Tensor,
         rows: Sequence[RowSlice],
         layers: slice | None = None,
-        deltas: Iterable[Delta] = (),
+        adapted: Sequence[Sequence[Change]] = (),
     ) -> Tensor:
         """Runs `layers` (of this span, counted from 0; default all) over the packed new tokens of `rows`.
 
         `hidden` `[T, hidden size]`: the rows' tokens in the order of `rows`, in any dtype and on any device. Returns
-        the same shape in the span's dtype and on its device. Keys and values are written for these layers alone. All
-        rows are computed with `deltas`, from `fit`.
+        the same shape in the span's dtype and on its device. Keys and values are written for these layers alone.
+        `adapted`, unless no row is: what changes each row, from `fit`; best put rows of the same next to each other.
         """
         layers = layers or slice(0, len(self.blocks))
         tokens = sum(row.n for row in rows)
@@ -156,10 +157,13 @@ class BlockSpan:
             raise ValueError(f"{tokens} tokens of width {self.hidden_size} don't have shape {list(hidden.shape)}")
         batches = [PagedBatch(self.cache, packed, self._windows) for packed in self._rotary.split(rows)]
         parts = torch.split(hidden, [batch.tokens for batch in batches])
-        with ExitStack() as stack:
-            for delta in deltas:
-                delta.hook(stack, training=False)
-            outputs = [self._run(part, batch, layers) for part, batch in zip(parts, batches, strict=True)]
+        outputs: list[Tensor] = []
+        begin = 0
+        for part, batch in zip(parts, batches, strict=True):
+            end = begin + batch.rows
+            with mixed(_segments(rows[begin:end], adapted[begin:end])):
+                outputs.append(self._run(part, batch, layers))
+            begin = end
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def copy_pages(self, copies: Sequence[tuple[int, int]]) -> None:
@@ -243,6 +247,14 @@ class BlockSpan:
         rounding = ROUNDINGS * self._rounding * len(self.blocks) ** 0.5 * expected.float().norm()
         allowed = PROBE_TOLERANCE * (expected - given).float().norm() + rounding
         return bool((output - expected).float().norm() <= allowed)
+
+
+def _segments(rows: Sequence[RowSlice], adapted: Sequence[Sequence[Change]]) -> list[Segment]:
+    """Neighbours that are changed alike, together."""
+    pairs = zip(rows, adapted, strict=True) if adapted else ()
+    alike = groupby(pairs, key=lambda pair: id(pair[1]))
+    segments = [list(each) for _, each in alike]
+    return [(sum(row.n for row, _ in each), each[0][1]) for each in segments]
 
 
 def _new(table: PageTable, n: int) -> RowSlice:

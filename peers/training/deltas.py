@@ -1,4 +1,5 @@
-"""What adapters do to the modules of a block, while a micro-batch passes: hooks that are gone afterwards.
+"""What adapters do to the modules of a block, while a micro-batch passes: hooks that are gone afterwards. In passes
+over many sessions' rows it is `peers.changes` that does it.
 
 The arithmetic is that of the PEFT library's layers, so that an adapter trained here is the one trained there: LoRA (Hu
 et al. 2021) with any scaling, and (IA)^3 (Liu et al. 2022).
@@ -102,17 +103,13 @@ class Delta:
         return cls(place, tuned, tensors)
 
     def hook(self, stack: ExitStack, training: bool) -> None:
+        """On a layer of the library's own build."""
+        assert self.place.alone
         target = self.place.target
-        if self.tuned.kind == "ia3-input" and self.place.alone:
+        if self.tuned.kind == "ia3-input":
             handle = target.register_forward_pre_hook(lambda _, args: (self._scaled(args[0]), *args[1:]))
-        elif self.tuned.kind == "ia3-input":
-            handle = target.register_forward_hook(
-                lambda _, args, output: self.place.computed(output, self._scaled(args[0]))
-            )
         elif self.tuned.kind == "ia3":
-            handle = target.register_forward_hook(
-                lambda _, __, output: self.place.scale(output, self.tensors["scale"].flatten())
-            )
+            handle = target.register_forward_hook(lambda _, __, output: self._scaled(output))
         else:
             share = self.tuned.dropout if training else 0.0
             handle = target.register_forward_hook(lambda _, args, output: self._low_rank(args[0], output, share))
@@ -125,7 +122,7 @@ class Delta:
     def _low_rank(self, x: Tensor, output: Tensor, share: float) -> Tensor:
         down, up = self.tensors["A"], self.tensors["B"]
         given = dropout(x.to(down.dtype), share) if share else x.to(down.dtype)
-        return self.place.add(output, linear(linear(given, down), up) * self.tuned.scaling)
+        return output + (linear(linear(given, down), up) * self.tuned.scaling).to(output.dtype)
 
 
 def _check_prefix(tensors: Mapping[str, Tensor]) -> None:

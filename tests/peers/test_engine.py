@@ -1,16 +1,16 @@
 """A hop's side of sessions, on a table: two or three engines over a tiny model, frames carried by hand."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
+from peers.changes import Change
 from peers.limits import EngineLimits
 from peers.span import BlockSpan, RowSlice
-from peers.training.deltas import Delta
 from swarm.codecs import encode
 from swarm.ids import Digest, PeerId, RowId, Span, new_session_id
 from swarm.messages import (
@@ -80,11 +80,11 @@ class Failing(BlockSpan):
         hidden: Tensor,
         rows: Sequence[RowSlice],
         layers: slice | None = None,
-        deltas: Iterable[Delta] = (),
+        adapted: Sequence[Sequence[Change]] = (),
     ) -> Tensor:
         if any(row.n == self.fail_at for row in rows):
             raise RuntimeError("the device is on fire")
-        result = super().forward(hidden, rows, layers, deltas).clone()
+        result = super().forward(hidden, rows, layers, adapted).clone()
         begin = 0
         for row in rows:
             if row.n == self.nan_at:

@@ -72,18 +72,29 @@ def test_an_adapter_is_its_clients_alone(model: Model) -> None:
     assert sent == [Missing(stranger.ids[0], 0, (adapter.key,))]
 
 
-def test_rows_without_an_adapter_are_the_same_to_the_bit_beside_others(model: Model) -> None:
+def test_sessions_with_different_adapters_and_none_go_through_in_one_batch(model: Model) -> None:
     table, hidden, width = table_of(model), model.row(9), model.checkpoint.hidden_size
-    plain, tuned = chain_on(table).open(), chain_on(table)
-    alone = row_of(outputs(plain.send((1, 0, hidden)), width), 1)
-    assert isinstance(send(table, tuned, lora(0)), Ready)
-    beside = chain_on(table).open()
-    table.give(CLIENT, PEER, tuned.step((1, 0, hidden)).pack())
-    found = beside.send((1, 0, hidden))
-    own = [message for message in found if message.session == beside.ids[0]]
-    others = [message for message in found if message.session == tuned.ids[0]]
-    assert torch.equal(row_of(outputs(own, width), 1), alone)
-    assert not torch.allclose(row_of(outputs(others, width), 1), alone, atol=1e-2)
+    engine = table.engines[PEER]
+
+    def chain(seed: int | None) -> Chain:
+        chain = chain_on(table)
+        assert seed is None or isinstance(send(table, chain, lora(seed)), Ready)
+        return chain.open() if seed is None else chain
+
+    seeds = (0, None, 1, 0)
+    together = [chain(seed) for seed in seeds]
+    alone = [row_of(outputs(each.send((1, 0, hidden)), width), 1) for each in together]
+    before = engine.stats().batches
+    for each in together:
+        table.give(CLIENT, PEER, each.step((2, 0, hidden)).pack())
+    table.run()
+    assert engine.stats().batches == before + 1
+    for each, expected in zip(together, alone, strict=True):
+        own = [message for _, message in table.to_client if message.session == each.ids[0]]
+        torch.testing.assert_close(row_of(outputs(own, width), 2), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(alone[1], model.blocks(hidden), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(alone[0], alone[1], atol=1e-2)
+    assert not torch.allclose(alone[0], alone[2], atol=1e-2)
 
 
 def test_beginnings_are_shared_only_with_rows_of_the_same_adapter(model: Model) -> None:
