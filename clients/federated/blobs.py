@@ -23,6 +23,7 @@ class _Transfer:
     data: bytearray = field(default_factory=bytearray)
     news: asyncio.Event = field(default_factory=asyncio.Event)
     refused: bool = False
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Blobs:
@@ -78,6 +79,9 @@ class Blobs:
         await asyncio.gather(*self._sending, return_exceptions=True)
 
     async def _from(self, peer: PeerId, digest: bytes, size: int) -> bytes | None:
+        if (under_way := self._transfers.get((peer, digest))) is not None:
+            await under_way.ended.wait()  # somebody here asked for the same; it gives up by itself
+            return self.kept.get(digest)
         transfer = self._transfers[peer, digest] = _Transfer(size)
         try:
             self._links.post(peer, self._say(kind="want", digest=digest))
@@ -89,6 +93,7 @@ class Blobs:
             return None
         finally:
             del self._transfers[peer, digest]
+            transfer.ended.set()
         return bytes(transfer.data) if content(transfer.data) == digest else None
 
     def lost(self) -> None:

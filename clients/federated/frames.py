@@ -3,7 +3,8 @@ know the run's name and terms can neither speak in it nor be answered.
 
 | frame  | meaning                                                                   |
 |--------|---------------------------------------------------------------------------|
-| status | where I stand: round, digest of my state, my addresses and those I know   |
+| status | where I stand: round, digest of my state, my addresses and those I know;  |
+|        | what members have signed who stood there, which may be passed on          |
 | claim  | my change in a round: its digest, tokens, loss; from which state it began |
 | tally  | the claims of a round whose changes I have                                |
 | want   | send me the bytes with this digest                                        |
@@ -23,7 +24,19 @@ from swarm.identity import Identity, verify
 from swarm.ids import PeerId
 from swarm.wire import Frame, encode
 
-__all__ = ["PIECE", "Claim", "Signed", "claims_in", "content", "digest_of", "framed", "opened", "sealed", "sender"]
+__all__ = [
+    "PIECE",
+    "Claim",
+    "Signed",
+    "claims_in",
+    "content",
+    "digest_of",
+    "framed",
+    "opened",
+    "sealed",
+    "sender",
+    "signed_in",
+]
 
 PIECE = 4 << 20  # bytes of one piece
 CONTEXT = b"swarm/1/run\0"  # signed along, so that no other signature of this identity can pass for one of these
@@ -110,8 +123,13 @@ def opened(signed: Signed, key: bytes) -> dict[str, Any]:
 
 def claims_in(said: Mapping[str, Any], key: bytes, most_tokens: int, limit: int) -> list[Claim]:
     """The claims that a tally passes on. Raises WireError."""
-    signed = [_signed(entry) for entry in fields.entries(said.get("claims"), "claims", limit)]
+    signed = signed_in(said.get("claims"), limit)
     return [Claim.parse(each, opened(each, key), most_tokens) for each in signed]
+
+
+def signed_in(value: object, limit: int) -> list[Signed]:
+    """Payloads that somebody passes on, not yet opened. Raises WireError."""
+    return [_signed(entry) for entry in fields.entries(value, "signed payloads", limit)]
 
 
 def digest_of(value: object) -> bytes:

@@ -15,12 +15,24 @@ from typing import Any, Self
 from torch import Tensor
 
 from clients.federated.blobs import Blobs
-from clients.federated.frames import Claim, claims_in, content, digest_of, framed, opened, sealed, sender
+from clients.federated.frames import (
+    Claim,
+    Signed,
+    claims_in,
+    content,
+    digest_of,
+    framed,
+    opened,
+    sealed,
+    sender,
+    signed_in,
+)
 from clients.federated.gathering import gather
 from clients.federated.links import Links
 from clients.federated.rules import Change
 from clients.federated.standing import Standing, read_delta
 from clients.federated.terms import MAX_MEMBERS, Terms
+from clients.federated.votes import Stand, Votes
 from swarm import fields
 from swarm.codecs import raw_bytes
 from swarm.directory import Directory
@@ -59,8 +71,8 @@ class _Round:
 
 class Member:
     """Made and used on one event loop, as a context manager. `standing`: where this member begins. `contacts`: some
-    who may be there already; each tells of more. `directory`: where to look for others besides. `patience`: seconds to
-    wait for enough others."""
+    who may be there already; each tells of more. `directory`: where to look for others besides. `signed`: what
+    `vouchers` gave when it stopped. `patience`: seconds to wait for enough others."""
 
     def __init__(
         self,
@@ -71,6 +83,7 @@ class Member:
         *,
         contacts: Sequence[Contact] = (),
         directory: Directory | None = None,
+        signed: Sequence[Signed] = (),
         patience: float = 600.0,
     ) -> None:
         self.terms, self.standing = terms, standing
@@ -80,7 +93,7 @@ class Member:
         self._digest = b""
         self._addresses: tuple[str, ...] = ()
         self._known = {contact.peer: contact for contact in contacts}
-        self._statuses: dict[PeerId, tuple[int, bytes]] = {}
+        self._votes = Votes(terms, signed)
         self._rounds: dict[int, _Round] = {}
         self._together: frozenset[PeerId] = frozenset()  # who took part in the round before
         self._late: set[PeerId] = set()
@@ -109,7 +122,12 @@ class Member:
     @property
     def peers(self) -> frozenset[PeerId]:
         """The others that can be spoken to."""
-        return self._links.peers & self._statuses.keys()
+        return self._links.peers & self._votes.stands.keys()
+
+    @property
+    def vouchers(self) -> list[Signed]:
+        """Signatures of members who stood where this one does."""
+        return self._votes.signed(self._stand)
 
     # --- for whoever trains ---
 
@@ -123,12 +141,12 @@ class Member:
                 "what was learned is kept, and the same command goes on from there"
             )
         await self._until(self._heard_from_all, 2 * self.terms.settle)
-        while (winner := self._winner()) != (self.standing.round, self._digest):
-            sources = [peer for peer in sorted(self.peers) if self._statuses[peer] == winner]
+        while (winner := self._votes.winner(self._stand, self.peers)) != self._stand:
+            sources = [peer for peer in sorted(self.peers) if self._votes.stands[peer] == winner]
             data = await self._blobs.fetch(winner[1], Standing.nbytes(self.terms), sources)
             if data is None or not self._took(data, winner):
                 for peer in sources:
-                    self._statuses.pop(peer, None)  # until it says something new
+                    self._votes.stands.pop(peer, None)  # until it says something new
         return self.standing
 
     async def share(self, delta: Tensor, tokens: int, loss: float) -> Outcome:
@@ -149,10 +167,9 @@ class Member:
 
     async def farewell(self) -> None:
         """Stay for those who still need what this member has, for some seconds at most."""
-        mine = (self.standing.round, self._digest)
 
         def served() -> bool:
-            return not self._blobs.busy and all(self._statuses[p] == mine for p in self.peers & self._together)
+            return not self._blobs.busy and self.peers & self._together <= self._present()
 
         await self._until(served, 2 * self.terms.settle)
 
@@ -203,12 +220,17 @@ class Member:
         before = self._digest
         data = standing.pack()
         self.standing, self._digest = standing, content(data)
+        self._votes.adopt(self._identity, self._stand)
         self._rounds = {number: r for number, r in self._rounds.items() if 0 <= number - standing.round + 1 <= 2}
         deltas = {claim.delta for r in self._rounds.values() for claim in r.claims.values()}
         self._blobs.retain({before} | deltas)
         self._blobs.kept[self._digest] = data
 
-    def _took(self, data: bytes, winner: tuple[int, bytes]) -> bool:
+    @property
+    def _stand(self) -> Stand:
+        return self.standing.round, self._digest
+
+    def _took(self, data: bytes, winner: Stand) -> bool:
         try:
             standing = Standing.parse(self.terms, data)
         except WireError:
@@ -223,7 +245,7 @@ class Member:
 
     def _present(self) -> set[PeerId]:
         """Who trains from the same state."""
-        return {peer for peer in self.peers if self._statuses[peer] == (self.standing.round, self._digest)}
+        return {peer for peer in self.peers if self._votes.stands[peer] == self._stand}
 
     def _complete(self, here: _Round) -> bool:
         waited = (self._present() - self._late) | (here.claims.keys() & self.peers)
@@ -234,23 +256,10 @@ class Member:
         return len(here.changes) >= self.terms.min_members
 
     def _heard_from_all(self) -> bool:
-        return all(self._statuses[peer][0] >= self.standing.round for peer in self._together & self.peers)
-
-    def _winner(self) -> tuple[int, bytes]:
-        """Of the states that are not behind this one. Who has learned nothing yet does not vote against who has."""
-        mine = (self.standing.round, self._digest)
-        seen = [mine, *(self._statuses[peer] for peer in self.peers)]
-        seen = [status for status in seen if status[0] >= mine[0]]
-        begun = [status for status in seen if status[0]] or seen
-        return min(Counter(begun).items(), key=lambda item: (-item[1], -item[0][0], item[0][1]))[0]
+        return all(self._votes.stands[peer][0] >= self.standing.round for peer in self._together & self.peers)
 
     def _is_behind(self) -> bool:
-        """Whether more than half of all have gone on to a state that differs from this one."""
-        mine = (self.standing.round, self._digest)
-        ahead = Counter(s for p in self.peers if (s := self._statuses[p]) != mine and s[0] >= mine[0])
-        return any(2 * count > len(self.peers) + 1 for count in ahead.values()) or (
-            self.standing.round == 0 and any(number for number, _ in ahead)
-        )
+        return self._votes.is_behind(self._stand, self.peers)
 
     async def _until(self, true: Callable[[], bool], seconds: float) -> None:
         try:
@@ -263,7 +272,7 @@ class Member:
 
     def _on_change(self) -> None:
         self._blobs.lost()
-        self._statuses = {p: s for p, s in self._statuses.items() if p in self._links.peers or p in self._known}
+        self._votes.retain(self._links.peers | self._known.keys())
         self._news.set()
 
     # --- what others say ---
@@ -289,7 +298,8 @@ class Member:
 
     def _on_status(self, peer: PeerId, said: Mapping[str, Any]) -> None:
         number = fields.whole(said.get("round"), 0, self.terms.rounds, "a round")
-        self._statuses[peer] = (number, digest_of(said.get("state")))
+        signed = signed_in(said.get("signed"), MAX_MEMBERS)
+        self._votes.heard(peer, (number, digest_of(said.get("state"))), signed, self._stand)
         for entry in fields.entries(said.get("contacts"), "contacts", MAX_MEMBERS):
             contact = contact_or_none(entry)
             if contact is not None and (contact.peer == peer or contact.peer not in self._known):
@@ -339,7 +349,9 @@ class Member:
     def _status(self) -> bytes:
         near = [self._known[peer] for peer in sorted(self.peers & self._known.keys())]
         contacts = [pack_contact(contact) for contact in (self._contact, *near)][:MAX_MEMBERS]
-        return self._say(kind="status", round=self.standing.round, state=self._digest, contacts=contacts)
+        number, state = self._stand
+        signed = [each.pack() for each in self.vouchers]
+        return self._say(kind="status", round=number, state=state, contacts=contacts, signed=signed)
 
     def _post(self, frame: bytes) -> None:
         for peer in self._links.peers:

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import msgpack
 import torch
 from torch import Tensor
 
+from clients.federated.frames import Signed, signed_in
 from clients.federated.member import Member
 from clients.federated.privacy import clipped, noised
 from clients.federated.standing import Standing
-from clients.federated.terms import Terms
+from clients.federated.terms import MAX_MEMBERS, Terms
 from clients.finetune.run import Tuning
 from swarm.atomic import write_file
 from swarm.errors import UsageError, WireError
@@ -48,9 +50,11 @@ class Kept:
 
     standing: Standing
     releases: int
+    vouchers: tuple[Signed, ...] = ()  # by which others will believe that the run stands there
 
     def save(self, folder: Path, terms: Terms) -> None:
-        write_file(folder / NAME, terms.key + RELEASES.pack(self.releases) + self.standing.pack())
+        vouchers: bytes = msgpack.packb([each.pack() for each in self.vouchers])
+        write_file(folder / NAME, terms.key + RELEASES.pack(self.releases) + self.standing.pack() + vouchers)
 
     @classmethod
     def load(cls, folder: Path, terms: Terms, weights: Tensor) -> "Kept":
@@ -59,14 +63,15 @@ class Kept:
         if not path.exists():
             return cls(Standing.first(terms, weights), 0)
         data = path.read_bytes()
-        at = len(terms.key)
-        if data[:at] != terms.key:
+        at, end = len(terms.key) + RELEASES.size, len(terms.key) + RELEASES.size + Standing.nbytes(terms)
+        if data[: len(terms.key)] != terms.key:
             raise UsageError(f"{folder} holds another run, or other options: give those of before, or another --output")
         try:
-            standing = Standing.parse(terms, data[at + RELEASES.size :])
-        except WireError as error:
+            standing = Standing.parse(terms, data[at:end])
+            vouchers = signed_in(msgpack.unpackb(data[end:]), MAX_MEMBERS)
+        except (WireError, ValueError, msgpack.UnpackException) as error:
             raise UsageError(f"{path} can't be read: remove it to begin again ({error})") from error
-        return cls(standing, RELEASES.unpack_from(data, at)[0])
+        return cls(standing, RELEASES.unpack_from(data, len(terms.key))[0], tuple(vouchers))
 
 
 class Rounds:
@@ -86,13 +91,13 @@ class Rounds:
         while standing.round < self._terms.rounds:
             delta, tokens, loss = self._train(standing)
             self._releases += 1
-            Kept(standing, self._releases).save(self._folder, self._terms)  # first: what is said can't be taken back
+            self._keep(standing, member)  # first: what is said can't be taken back
             outcome = call(member.share(delta, tokens, loss))
             standing = call(member.settle())
-            self._take(standing)
+            self._take(standing, member)
             evaluation = self._tuning.evaluate() if self._tuning.held_out else None
             tell(Round(standing.round, outcome.losses, outcome.left_out, loss, evaluation, self._releases))
-        self._take(standing)
+        self._take(standing, member)
         call(member.farewell())
 
     def _train(self, standing: Standing) -> tuple[Tensor, int, float]:
@@ -104,11 +109,19 @@ class Rounds:
         delta = noised(delta, self._terms.noise * self._terms.clip)
         return delta, sum(tokens for _, tokens in steps), sum(loss for loss, _ in steps) / len(steps)
 
-    def _take(self, standing: Standing) -> None:
+    def _take(self, standing: Standing, member: Member) -> None:
         put(self._tuned, standing.weights)
         self._tuning.progress.step = standing.round * self._steps
         self._tuning.save()
-        Kept(standing, self._releases).save(self._folder, self._terms)
+        self._keep(standing, member)
+
+    def _keep(self, standing: Standing, member: Member) -> None:
+        vouchers = self._caller.call(_vouchers(member))
+        Kept(standing, self._releases, tuple(vouchers)).save(self._folder, self._terms)
+
+
+async def _vouchers(member: Member) -> list[Signed]:
+    return member.vouchers  # on the member's own loop
 
 
 def _learning(tuned: Any) -> list[Tensor]:

@@ -159,7 +159,15 @@ class _Joined:
 
     def member(self, terms: Terms, kept: Kept, contacts: Sequence[Contact]) -> Member:
         transport, directory = self._host.transport, self._directory
-        member = Member(transport, self._identity, terms, kept.standing, contacts=contacts, directory=directory)
+        member = Member(
+            transport,
+            self._identity,
+            terms,
+            kept.standing,
+            contacts=contacts,
+            directory=directory,
+            signed=kept.vouchers,
+        )
         return self.connection.call(self._stack.enter_async_context(member))
 
 

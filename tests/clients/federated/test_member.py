@@ -44,13 +44,13 @@ class Run:
     async def __aexit__(self, *_: object) -> None:
         await self.stack.aclose()
 
-    async def member(self, *, patience: float = 300.0, **other: Any) -> Member:
+    async def member(self, *, patience: float = 300.0, begin: Standing | None = None, **other: Any) -> Member:
         terms = Terms(**{**{n: getattr(self.terms, n) for n in Terms.__slots__}, **other}) if other else self.terms
         identity = Identity.ephemeral()
         transport = self.network.transport(identity.peer_id)
         contacts = [self.first] if self.first and self.shelf is None else []
         directory = None if self.shelf is None else self.directory(self.shelf)
-        begin = Standing.first(terms, torch.zeros(SIZE))
+        begin = begin or Standing.first(terms, torch.zeros(SIZE))
         member = Member(transport, identity, terms, begin, contacts=contacts, directory=directory, patience=patience)
         self.first = self.first or Contact(identity.peer_id)
         return await self.stack.enter_async_context(member)
@@ -155,6 +155,42 @@ def test_one_poisoner_of_five_is_neutralised_by_robust_rules(rule: str, near: bo
             *ends, _ = await asyncio.gather(*honest, poison)
         assert same(ends)
         assert bool(((ends[0].weights - 1).abs() < 0.15).all()) == near
+
+    run_virtual(main())
+
+
+def test_who_says_that_a_run_has_begun_is_not_believed_alone_by_those_who_begin() -> None:
+    async def main() -> None:
+        async with Run(terms(min_members=3)) as run:
+            liar = await run.member(begin=Standing(3, torch.full((SIZE,), 9.0), ()))
+            members = [await run.member() for _ in range(4)]
+            lying = asyncio.create_task(liar.settle())
+            ends = await asyncio.gather(*(run.learn(m, 1.0) for m in members))
+            lying.cancel()
+            await asyncio.gather(lying, return_exceptions=True)
+        assert same(ends)
+        torch.testing.assert_close(ends[0].weights, torch.full((SIZE,), 1 - 0.5**4))
+
+    run_virtual(main())
+
+
+def test_one_who_is_left_of_a_run_is_believed_by_many_newcomers_since_others_have_signed() -> None:
+    async def main() -> None:
+        async with Run(terms(rounds=8, min_members=2)) as run:
+            members = [await run.member() for _ in range(3)]
+            learning = [asyncio.create_task(run.learn(m, 1.0)) for m in members]
+            await asyncio.sleep(3.5)
+            for member, task in zip(members[1:], learning[1:], strict=True):
+                run.kill(member)
+                task.cancel()
+            await asyncio.gather(*learning[1:], return_exceptions=True)
+            reached = members[0].standing.round
+            late = [await run.member() for _ in range(3)]
+            await asyncio.sleep(0.5)  # they see each other before they decide
+            begun = await asyncio.gather(*(member.settle() for member in late))
+            assert [standing.round >= reached > 0 for standing in begun] == [True] * 3
+            ends = await asyncio.gather(learning[0], *(run.learn(m, 1.0) for m in late))
+        assert same(ends)
 
     run_virtual(main())
 

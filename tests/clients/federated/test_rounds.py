@@ -98,6 +98,7 @@ def test_members_end_with_one_adapter_that_all_have_learned_from(
         ended = Kept.load(trainers[0].settings.output, trainers[0].terms, torch.zeros(0))
         assert ended.standing.round == 3
         assert ended.releases == 3
+        assert len(ended.vouchers) == 2
         assert torch.equal(ended.standing.weights, flat(trainers[0].tuned))
 
 
