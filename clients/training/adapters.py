@@ -89,9 +89,18 @@ def _of(path: str, module: nn.Module) -> Iterator[tuple[Tuned, tuple[Tensor, ...
 
 def _lora(path: str, layer: Any, name: str) -> tuple[Tuned, tuple[nn.Parameter, ...]]:
     down, up = layer.lora_A[name], layer.lora_B[name]
+    if name in layer.lora_variant and getattr(layer, "use_dora", {}).get(name):
+        text = f"the adapter '{name}' is a DoRA, which at '{path}' needs norms of weights that only peers have"
+        raise UsageError(f"{text}: leave use_dora out, rank-stabilised LoRA (use_rslora=True) for one works")
     plain = name not in layer.lora_variant and getattr(up, "bias", None) is None
     if not plain or not isinstance(down, nn.Linear) or not isinstance(up, nn.Linear):
         raise UsageError(f"the adapter '{name}' does more to '{path}' than plain LoRA does: {_POSSIBLE}")
+    if down.weight.requires_grad and up.weight.requires_grad and not (up.weight.any() or down.weight.any()):
+        text = f"the adapter '{name}' has only zeros at '{path}', so it would never learn"
+        raise UsageError(
+            f"{text}: where it was to begin with a part of the model's own weights (init_lora_weights='pissa' and its "
+            "like), those are with the peers; begin with init_lora_weights=True, 'gaussian' or 'orthogonal'"
+        )
     tensors = (spec("A", down.weight), spec("B", up.weight))
     share = float(getattr(layer.lora_dropout[name], "p", 0.0))
     matrices = (down.get_parameter("weight"), up.get_parameter("weight"))

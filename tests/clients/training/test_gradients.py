@@ -224,6 +224,24 @@ def test_what_peers_cannot_compute_is_refused_in_a_sentence(model: SwarmModelFor
         tuned(TOKENS, labels=LABELS)
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"use_dora": True}, "is a DoRA, .* leave use_dora out"),
+        ({"init_lora_weights": "pissa"}, "only zeros .* begin with init_lora_weights=True"),
+        ({"init_lora_weights": "pissa_niter_2"}, "only zeros .* begin with init_lora_weights=True"),
+    ],
+)
+def test_adapters_that_need_the_weights_are_refused_in_a_sentence(
+    model: SwarmModelForCausalLM, options: dict[str, Any], says: str
+) -> None:
+    tuned = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], **options))
+    with pytest.raises(UsageError, match=says):
+        tuned(TOKENS, labels=LABELS)
+    with pytest.raises(UsageError, match=says):
+        tuned.generate(input_ids=TOKENS[:1], max_new_tokens=2)
+
+
 def test_an_adapter_with_numbers_that_are_not_finite_is_refused(model: SwarmModelForCausalLM) -> None:
     tuned = adapted(model, LORA)
     with torch.no_grad():
