@@ -17,7 +17,7 @@ from clients.federated.privacy import check_accountant, spent
 from clients.federated.rounds import Kept, Round, Rounds, flat
 from clients.federated.terms import Terms
 from clients.finetune.adapter import with_adapter
-from clients.finetune.data import read_rows
+from clients.finetune.data import rows_for
 from clients.finetune.run import Tuning
 from clients.finetune.settings import Settings
 from clients.finetune.telling import next_command
@@ -103,7 +103,7 @@ def federate(
     console = Console(highlight=False, soft_wrap=True)
     checkpoint = resolve(settings.model, cache=cache)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder)
-    rows = read_rows(settings.data, tokenizer, length=settings.length, truncate=settings.truncate)
+    rows = rows_for(settings, tokenizer, context=checkpoint.max_positions)
     make_folder(settings.output)
     with ExitStack() as stack:
         joined = _Joined(checkpoint, initial_peers, place, codec or "fp32", Compress.of(compress), patience)
@@ -118,7 +118,7 @@ def federate(
         weights = flat(tuned)
         terms = terms_of(settings, together, checkpoint.digest, len(weights))
         kept = Kept.load(settings.output, terms, weights)
-        tuning = Tuning(settings, tuned, rows)
+        tuning = Tuning(settings, tuned, rows, checkpoint.digest)
         member = joined.member(terms, kept, contacts)
         for address in joined.addresses:
             console.print(f"others join with the same options; --meet {address} finds us at once", markup=False)

@@ -14,6 +14,7 @@ from swarm.errors import UsageError
 __all__ = ["Progress", "load", "save"]
 
 NAME = "run.pt"
+ADAPTER = "adapter_config.json"  # of PEFT
 
 
 @dataclass(slots=True)
@@ -47,6 +48,8 @@ def load(folder: Path, identity: Mapping[str, Any], tuned: Any, optimizer: torch
     """Puts everything back to where the run stopped; a new beginning where none has. Raises UsageError."""
     path = folder / NAME
     if not path.exists():
+        if (folder / ADAPTER).exists():
+            raise UsageError(f"{folder} holds an adapter that this run has not made: give another --output")
         return Progress()
     try:
         state = torch.load(path, weights_only=True)

@@ -6,6 +6,7 @@ assistant's count. Anything else is taken for the name of a dataset on the hub, 
 """
 
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -16,9 +17,10 @@ import torch
 from torch import Tensor
 
 from clients.chat import Tokenizer
+from clients.finetune.settings import WITH_VIRTUAL_TOKENS, Settings
 from swarm.errors import UsageError
 
-__all__ = ["Row", "collate", "read_rows"]
+__all__ = ["Row", "collate", "read_rows", "rows_for"]
 
 IGNORED = -100  # the label of a token that does not count
 MOST_BYTES = 1 << 30
@@ -30,21 +32,34 @@ class Row:
     counts: tuple[bool, ...]  # which tokens the loss is of
 
 
-def read_rows(source: str, tokenizer: Tokenizer, *, length: int, truncate: bool) -> list[Row]:
-    """Raises UsageError that names the line where something is wrong."""
+def rows_for(settings: Settings, tokenizer: Tokenizer, *, context: int) -> list[Row]:
+    """What a run learns from; `context`: tokens that the model has room for. Raises UsageError."""
+    virtual = settings.virtual_tokens if settings.method in WITH_VIRTUAL_TOKENS else 0
+    if context - virtual < 2:
+        raise UsageError(f"--virtual-tokens {virtual} leaves no room in this model's context of {context}")
+    return read_rows(
+        settings.data, tokenizer, length=settings.length, truncate=settings.truncate, context=context - virtual
+    )
+
+
+def read_rows(
+    source: str, tokenizer: Tokenizer, *, length: int, truncate: bool, context: int = sys.maxsize
+) -> list[Row]:
+    """Rows of `length` tokens at most, and of what a model's `context` has room for. Raises UsageError that names the
+    line where something is wrong."""
     rows = []
+    most = min(length, context)
+    ways = "or give --truncate" if context <= length else "raise --max-length, or give --truncate"
     for where, record in _records(source):
         row = _row(record, tokenizer, where)
-        if len(row.tokens) > length and not truncate:
-            raise UsageError(
-                f"{where} has {len(row.tokens)} tokens and a row has {length} at most: shorten it, raise --max-length, "
-                "or give --truncate"
-            )
-        row = Row(row.tokens[:length], row.counts[:length])
+        if len(row.tokens) > most and not truncate:
+            whose = "this model takes" if context < length else "a row has"
+            raise UsageError(f"{where} has {len(row.tokens)} tokens and {whose} {most} at most: shorten it, {ways}")
+        row = Row(row.tokens[:most], row.counts[:most])
         if len(row.tokens) > 1 and any(row.counts[1:]):
             rows.append(row)
     if not rows:
-        raise UsageError(f"{source} has nothing to learn from: not one row with two tokens or more")
+        raise UsageError(f"{source} has nothing to learn from: not one row with two tokens or more that count")
     return rows
 
 

@@ -14,10 +14,11 @@ from clients.finetune import checkpoint
 from clients.finetune.checkpoint import Progress
 from clients.finetune.data import Row, collate
 from clients.finetune.settings import Settings
-from swarm.errors import SwarmError
+from swarm.errors import Busy, MissingBlocks, NetworkError, SwarmError
 
 __all__ = ["Step", "Tuning"]
 
+MAY_CHANGE = {"learning_rate"}  # of what else makes a run: one that diverged goes on with a lower one
 WARM_UP = 0.05  # the share of steps in which the learning rate rises
 
 
@@ -33,9 +34,10 @@ class Step:
 
 
 class Tuning:
-    """`tuned`: PEFT's model. Rows of a step follow from the seed and the step's number alone."""
+    """`tuned`: PEFT's model, around one with the weights `base`. Rows of a step follow from the seed and the step's
+    number alone."""
 
-    def __init__(self, settings: Settings, tuned: Any, rows: Sequence[Row]) -> None:
+    def __init__(self, settings: Settings, tuned: Any, rows: Sequence[Row], base: str = "") -> None:
         held = int(len(rows) * settings.held_out)
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(settings.seed)).tolist()
         self.held_out = [rows[index] for index in order[:held]]
@@ -46,19 +48,21 @@ class Tuning:
         self._optimizer = torch.optim.AdamW(learning, lr=settings.learning_rate, weight_decay=0.0)
         self._learning = learning
         torch.manual_seed(settings.seed)
-        self._identity = {**settings.identity(), "rows": _digest(rows)}
+        same = {key: value for key, value in settings.identity().items() if key not in MAY_CHANGE}
+        self._identity = {**same, "base_model": base, "rows": _digest(rows)}
         self.progress: Progress = checkpoint.load(settings.output, self._identity, tuned, self._optimizer)
+        self.saved = self.progress.step  # what a new process would go on after
 
     def run(self, tell: Callable[[Step], None]) -> None:
         """To the last step, or to where it gets no better. An interrupt loses the steps since the last checkpoint at
-        most. Raises SwarmError."""
+        most, a swarm that fails none. Raises SwarmError."""
         settings, progress = self._settings, self.progress
         if self.held_out and not progress.evaluations:
             progress.evaluations.append((progress.step, self.evaluate()))  # what training has to better
         self._tuned.train()
         while progress.step < settings.steps and not self._gets_no_better():
             began = monotonic()
-            loss, tokens = self.advance()
+            loss, tokens = self._advance_or_save()
             seconds, last = monotonic() - began, progress.step == settings.steps
             evaluation = None
             if self.held_out and (last or progress.step % settings.evaluate_every == 0):
@@ -78,6 +82,16 @@ class Tuning:
 
     def save(self) -> None:
         checkpoint.save(self._settings.output, self._identity, self.progress, self._tuned, self._optimizer)
+        self.saved = self.progress.step
+
+    def _advance_or_save(self) -> tuple[float, int]:
+        random = torch.get_rng_state()
+        try:
+            return self.advance()
+        except (NetworkError, MissingBlocks, Busy):  # on the way there or back: nothing here has changed
+            torch.set_rng_state(random)
+            self.save()
+            raise
 
     @torch.no_grad()
     def evaluate(self) -> float:
@@ -98,16 +112,18 @@ class Tuning:
             group["lr"] = self._settings.learning_rate * self._rate(self.progress.step)
         loss = self._tuned(**batch).loss
         value = float(loss.item())
-        if not math.isfinite(value):
-            raise SwarmError(
-                f"the loss of step {self.progress.step + 1} is {value}: lower --learning-rate; the checkpoint of an "
-                f"earlier step is in {self._settings.output}"
-            )
+        self._check(math.isfinite(value), f"its loss is {value}")
         self._optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self._learning, 1.0)
+        norm = float(torch.nn.utils.clip_grad_norm_(self._learning, 1.0))
+        self._check(math.isfinite(norm), "its gradient is not finite")
         self._optimizer.step()
+        self._check(all(bool(p.isfinite().all()) for p in self._learning), "the adapter is not finite any more")
         return value
+
+    def _check(self, good: bool, what: str) -> None:
+        if not good:
+            raise SwarmError(f"the run has diverged at step {self.progress.step + 1}, {what}: lower --learning-rate")
 
     def _rate(self, step: int) -> float:
         """Of the full learning rate: up, then down to nothing."""

@@ -1,14 +1,16 @@
 """What one fine-tuning run is, from its options."""
 
 from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
 from swarm.errors import UsageError
 
-__all__ = ["METHODS", "Settings"]
+__all__ = ["METHODS", "WITH_VIRTUAL_TOKENS", "Settings"]
 
 METHODS = ("lora", "ia3", "prompt", "prefix")
+WITH_VIRTUAL_TOKENS = ("prompt", "prefix")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +42,7 @@ class Settings:
             raise UsageError(f"--method is one of {', '.join(METHODS)}, not '{self.method}'")
         if not 0 <= self.held_out < 1:
             raise UsageError(f"--held-out is a share of the rows from 0 to below 1, not {self.held_out:g}")
-        if self.learning_rate <= 0:
+        if not 0 < self.learning_rate < inf:
             raise UsageError(f"--learning-rate is above zero, not {self.learning_rate:g}")
 
     def identity(self) -> dict[str, Any]:

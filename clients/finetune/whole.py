@@ -13,14 +13,14 @@ from transformers import AutoTokenizer
 
 from clients.chat import Tokenizer, encode_chat
 from clients.finetune.adapter import with_adapter
-from clients.finetune.data import read_rows
-from clients.finetune.room import tell_memory
+from clients.finetune.data import rows_for
+from clients.finetune.room import forecast
 from clients.finetune.run import Tuning
 from clients.finetune.settings import Settings
 from clients.finetune.telling import Teller, draw, next_command, plot
 from clients.model import SwarmModelForCausalLM
 from swarm.checkpoint import resolve
-from swarm.errors import UsageError
+from swarm.errors import SwarmError, UsageError
 from swarm.terminal import plain
 
 __all__ = ["fine_tune", "make_folder", "save_adapter"]
@@ -43,7 +43,7 @@ def fine_tune(
     console = Console(stderr=as_json, highlight=False, soft_wrap=True)
     checkpoint = resolve(settings.model, cache=cache)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder)
-    rows = read_rows(settings.data, tokenizer, length=settings.length, truncate=settings.truncate)
+    rows = rows_for(settings, tokenizer, context=checkpoint.max_positions)
     make_folder(settings.output)
     console.print(f"{len(rows)} rows, {sum(len(row.tokens) for row in rows)} tokens from {settings.data}", markup=False)
     with SwarmModelForCausalLM.from_pretrained(
@@ -57,11 +57,12 @@ def fine_tune(
     ) as model:
         before = None if sample is None else _answer(model, tokenizer, sample)
         tuned = with_adapter(model, settings)
-        tuning = Tuning(settings, tuned, rows)
+        tuning = Tuning(settings, tuned, rows, checkpoint.digest)
         console.print(_told(tuned, tuning), markup=False)
-        console.print(tell_memory(model, tuned, settings, rows), markup=False)
+        memory = forecast(model, tuned, settings, rows)
+        console.print(str(memory), markup=False)
         with Teller(console, settings.steps, tuning.progress.step) as tell:
-            tuning.run(tell)
+            _run(tuning, tell, console)
         save_adapter(settings, tuned, tokenizer)
         after = None if sample is None else _answer(tuned, tokenizer, sample)
         costs = model.training_costs()
@@ -80,7 +81,18 @@ def fine_tune(
     if as_json:
         curves = {"losses": progress.losses, "evaluations": progress.evaluations}
         outcome = {"steps": progress.step, **curves, "before": before, "after": after, "output": str(settings.output)}
+        outcome["memory"] = memory.whole
         sys.stdout.write(json.dumps(outcome) + "\n")
+
+
+def _run(tuning: Tuning, tell: Teller, console: Console) -> None:
+    """Where it ends too early, what is left of it is told."""
+    try:
+        tuning.run(tell)
+    except (SwarmError, KeyboardInterrupt):
+        if tuning.saved:
+            console.print(f"step {tuning.saved} is kept: the same command goes on from there")
+        raise
 
 
 def make_folder(folder: Path) -> None:

@@ -12,6 +12,7 @@ __all__ = ["Footprint", "Shape", "footprint"]
 
 FP32 = 4  # bytes
 ADAPTER_COPIES = 5  # what is trained, its gradients, the two averages of AdamW, and what travels to the peers
+FIRST_STEP = 55_000_000  # what libraries take for themselves at the first step, however small (measured)
 LOSS_COPIES = 3  # log-probabilities, their gradient, and that of the logits
 
 
@@ -28,8 +29,8 @@ class Shape:
 @dataclass(frozen=True, slots=True)
 class Footprint:
     """Bytes, beside the program and its libraries. `model`: embeddings, norm and head, the head's packed copy included.
-    `adapter`: what is trained, in all its copies. `boundaries`: what entered each hop, kept for the way back. `logits`:
-    what the loss takes."""
+    `adapter`: what is trained, in all its copies. `boundaries`: what entered each hop and what left the last, kept for
+    the way back. `logits`: what the loss takes."""
 
     model: int
     adapter: int
@@ -42,8 +43,8 @@ class Footprint:
 
     @property
     def growth(self) -> int:
-        """What the first steps add, with model and adapter made."""
-        return self.total - self.model - self.adapter // ADAPTER_COPIES
+        """What steps add to a process that has model and adapter, but has taken none yet."""
+        return self.total - self.model - self.adapter // ADAPTER_COPIES + FIRST_STEP
 
 
 def footprint(tuned: Any, shape: Shape) -> Footprint:
@@ -57,7 +58,7 @@ def footprint(tuned: Any, shape: Shape) -> Footprint:
     return Footprint(
         model=resident - trained,
         adapter=ADAPTER_COPIES * trained,
-        boundaries=shape.hops * shape.tokens * config.hidden_size * itemsize,
+        boundaries=(shape.hops * shape.tokens + shape.rows * shape.columns) * config.hidden_size * itemsize,
         logits=LOSS_COPIES * shape.rows * shape.columns * config.vocab_size * FP32,
     )
 

@@ -113,7 +113,9 @@ def differentiate(
     real = torch.ones(hidden.shape[:2], dtype=torch.bool) if mask is None else mask
     real = real.to(hidden.device)
     lengths = [n for n in real.sum(1).tolist() if n]
-    longest = max(lengths, default=0)
+    if not lengths:
+        raise UsageError("this batch has no tokens: none of its rows has any that its attention_mask lets through")
+    longest = max(lengths)
     if max_positions is not None and longest > max_positions:
         raise UsageError(
             f"a sequence of {longest} tokens is longer than this model's context of {max_positions}: cut it"

@@ -285,6 +285,9 @@ class TrainingDesk:
         """The gradient of the inputs or nothing, then one frame for each block that has an adapter, unless those are
         added up."""
         inputs, others = done.backward(gradient.to(done.output.device), wanted=asked.wanted)
+        if not all(bool(torch.isfinite(each).all()) for each in (*others, *([] if inputs is None else [inputs]))):
+            text = f"blocks {session.hop} made gradients that are not finite: lower the learning rate"
+            raise HopError(FaultCode.REFUSED, text)
         rest = iter(others)
         tensors = {block: [next(rest) for _ in range(count)] for block, count in done.tuned}
         if asked.into is not None:

@@ -32,7 +32,7 @@ CUTS = [(2,), (1, 3)]
 
 class Swarm:
     """Peers between the given cuts, each with a spare of the same blocks; `connect` from outside their loop. `idle`:
-    who takes no part in training."""
+    who takes no part in training; `limits`: what the others give to it."""
 
     def __init__(
         self,
@@ -41,10 +41,11 @@ class Swarm:
         cuts: tuple[int, ...],
         idle: Collection[str] = (),
         compress: Compress = Compress.NONE,
+        limits: TrainingLimits | None = None,
     ) -> None:
         checkpoint = resolve(str(folder), cache=cache)
         self._bounds = (0, *cuts, checkpoint.num_blocks)
-        self._idle = idle
+        self._idle, self._limits = idle, limits
         self.memory = MemorySwarm(checkpoint, MemoryNetwork())
         self.connection = Connection(self._enter, patience=1.0, compress=compress)
 
@@ -52,7 +53,7 @@ class Swarm:
         await stack.enter_async_context(self.memory)
         for start, end in zip(self._bounds, self._bounds[1:], strict=False):
             for name in ("peer", "spare"):
-                training = TrainingLimits(share=0) if f"{name}{start}" in self._idle else None
+                training = TrainingLimits(share=0) if f"{name}{start}" in self._idle else self._limits
                 await self.memory.add(f"{name}{start}", Span(start, end), training=training)
         return await self.memory.client()
 

@@ -2,12 +2,14 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from clients.finetune.data import IGNORED, Row, collate, read_rows
+from clients.finetune.data import IGNORED, Row, collate, read_rows, rows_for
+from clients.finetune.settings import Settings
 from swarm.errors import UsageError
 
 
@@ -71,6 +73,24 @@ def test_what_is_wrong_with_a_file_is_said_in_a_sentence(
 def test_longer_rows_are_cut_when_asked(tmp_path: Path, tokenizer: Any) -> None:
     (row,) = read_rows(written(tmp_path, {"text": "word " * 200}), tokenizer, length=32, truncate=True)
     assert len(row.tokens) == 32
+
+
+def test_rows_longer_than_the_context_are_refused_before_anything_is_trained(tmp_path: Path, tokenizer: Any) -> None:
+    source = written(tmp_path, {"text": "short"}, {"text": "word " * 200})
+    with pytest.raises(UsageError, match=r"line 2 .* this model takes 24 at most: shorten it, or give --truncate"):
+        read_rows(source, tokenizer, length=512, truncate=False, context=24)
+    rows = read_rows(source, tokenizer, length=512, truncate=True, context=24)
+    assert max(len(row.tokens) for row in rows) == 24
+
+
+@pytest.mark.parametrize(("method", "longest"), [("lora", 32), ("prompt", 16), ("prefix", 16)])
+def test_virtual_tokens_take_room_in_the_context(method: str, longest: int, tmp_path: Path, tokenizer: Any) -> None:
+    source = written(tmp_path, {"text": "word " * 200})
+    plan = Settings(model="tiny", data=source, output=tmp_path, method=method, truncate=True)
+    (row,) = rows_for(plan, tokenizer, context=32)
+    assert len(row.tokens) == longest
+    with pytest.raises(UsageError, match="leaves no room"):
+        rows_for(replace(plan, method="prompt"), tokenizer, context=16)
 
 
 @pytest.mark.parametrize(("name", "words"), [("missing.jsonl", "no file"), ("rows.csv", "neither .jsonl nor .txt")])

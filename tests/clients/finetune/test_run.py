@@ -13,7 +13,8 @@ from clients.finetune.run import Step, Tuning
 from clients.finetune.settings import METHODS, Settings
 from clients.finetune.telling import draw, next_command, plot
 from clients.model import SwarmModelForCausalLM
-from swarm.errors import SwarmError, UsageError
+from swarm.errors import MissingBlocks, SwarmError, UsageError
+from tests.clients.test_engines import Swarm
 
 ROWS = [Row(tuple(range(5 + index, 17 + index)), (False,) * 4 + (True,) * 8) for index in range(8)]
 
@@ -110,6 +111,67 @@ def test_a_loss_that_is_no_number_ends_the_run_and_loses_nothing(model: SwarmMod
     with pytest.raises(SwarmError, match="lower --learning-rate"):
         tuning.run(lambda _: None)
     assert Tuning(plan, adapted, ROWS).progress.step == 2
+
+
+class Steep(torch.autograd.Function):
+    """Its value is that of its input, its gradient beyond all bounds."""
+
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor) -> torch.Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        return gradients[0] * torch.tensor(1e38)
+
+
+def test_a_gradient_that_is_no_number_changes_nothing(model: SwarmModelForCausalLM, tmp_path: Path) -> None:
+    plan = settings(tmp_path / "out", method="prompt")
+    adapted = tuned(model, plan)
+    tuning = Tuning(plan, adapted, ROWS)
+    before = [parameter.clone() for parameter in adapted.parameters() if parameter.requires_grad]
+    adapted.prompt_encoder["default"].register_forward_hook(lambda *given: Steep.apply(Steep.apply(given[2])))
+    with pytest.raises(SwarmError, match="gradient is not finite: lower --learning-rate"):
+        tuning.run(lambda _: None)
+    after = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
+    assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
+
+
+def test_a_run_that_diverged_goes_on_with_a_lower_rate_from_its_checkpoint(
+    model: SwarmModelForCausalLM, tmp_path: Path
+) -> None:
+    run(model, settings(tmp_path / "out"), stop_after=2)
+    with pytest.raises(SwarmError, match=r"lower (the|--)"):
+        run(model, settings(tmp_path / "out", learning_rate=1e38, save_every=1))
+    assert run(model, settings(tmp_path / "out", learning_rate=1e-3))[0].step == 3
+
+
+def test_a_swarm_that_fails_loses_no_step(swarm: Swarm, model: SwarmModelForCausalLM, tmp_path: Path) -> None:
+    plan = settings(tmp_path / "out", save_every=100)
+    adapted = tuned(model, plan)
+    tuning = Tuning(plan, adapted, ROWS)
+
+    def tell(step: Step) -> None:
+        if step.step == 3:
+            swarm.kill(0)
+
+    with pytest.raises(MissingBlocks):
+        tuning.run(tell)
+    assert (tuning.saved, Tuning(plan, adapted, ROWS).progress.step) == (3, 3)
+
+
+def test_weights_that_changed_under_the_same_name_are_another_run(model: SwarmModelForCausalLM, tmp_path: Path) -> None:
+    plan = settings(tmp_path / "out")
+    adapted = tuned(model, plan)
+    Tuning(plan, adapted, ROWS, "digest of then").save()
+    with pytest.raises(UsageError, match="base model digest of then there and digest of now here"):
+        Tuning(plan, adapted, ROWS, "digest of now")
+
+
+def test_an_adapter_that_somebody_else_made_is_not_written_over(model: SwarmModelForCausalLM, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(UsageError, match="another --output"):
+        run(model, settings(tmp_path))
 
 
 def test_a_run_that_gets_no_better_ends_early(model: SwarmModelForCausalLM, tmp_path: Path) -> None:

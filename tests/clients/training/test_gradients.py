@@ -1,7 +1,9 @@
 """Gradients through a swarm are those of the same model in one process, whoever is lost on the way."""
 
 import copy
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +21,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from clients.model import SwarmModelForCausalLM
-from swarm.errors import MissingBlocks, UsageError
+from peers.training.limits import TrainingLimits
+from swarm.errors import HopError, MissingBlocks, UsageError
 from swarm.ids import PeerId
 from swarm.messages import Busy
 from swarm.training import Gradients, Passed
@@ -165,6 +168,41 @@ def test_peers_that_do_not_train_are_left_alone(swarm: Swarm, model: SwarmModelF
 def test_blocks_that_nobody_trains_are_named(model: SwarmModelForCausalLM) -> None:
     with pytest.raises(MissingBlocks, match=r"nobody trains blocks 1:3"):
         loss_of(adapted(model, LORA))
+
+
+@pytest.mark.parametrize("share", [0.5, 1.5], ids=["each is too large", "together they are"])
+def test_an_adapter_beyond_what_peers_keep_is_refused(share: float, folder: Path, tmp_path: Path) -> None:
+    of_a_block = LORA.r * (64 + 64 + 64 + 32) * 4  # bytes
+    swarm = Swarm(folder, tmp_path, (), limits=TrainingLimits(adapter_bytes=int(share * of_a_block)))
+    with (
+        closing(swarm.connection) as connection,
+        SwarmModelForCausalLM.from_pretrained(folder, cache=tmp_path, connection=connection) as model,
+        pytest.raises(HopError, match="lower rank, or fewer layers"),
+    ):
+        loss_of(adapted(model, LORA))
+
+
+def test_a_batch_without_a_token_is_refused(model: SwarmModelForCausalLM) -> None:
+    tuned = adapted(model, LORA)
+    with pytest.raises(UsageError, match="this batch has no tokens"):
+        tuned(input_ids=TOKENS, attention_mask=torch.zeros_like(TOKENS), labels=LABELS)
+
+
+def test_a_row_beyond_the_context_is_refused_before_anything_is_sent(
+    swarm: Swarm, model: SwarmModelForCausalLM
+) -> None:
+    long = torch.ones(1, model.max_positions + 1, dtype=torch.int64)
+    with pytest.raises(UsageError, match="longer than this model's context"):
+        adapted(model, LORA)(input_ids=long, labels=long)
+    assert not any(sent for (source, _), sent in swarm.memory.network.bytes.items() if source == PeerId("client"))
+
+
+def test_a_loss_that_is_no_number_is_refused_and_the_adapter_goes_on(model: SwarmModelForCausalLM) -> None:
+    tuned = adapted(model, LORA)
+    with pytest.raises(UsageError, match="not finite"):
+        (loss_of(tuned) * float("nan")).backward()
+    loss_of(tuned).backward()
+    assert all(bool(gradient.isfinite().all()) for gradient in gradients(tuned).values())
 
 
 def test_blocks_that_nobody_serves_any_more_are_named(swarm: Swarm, model: SwarmModelForCausalLM) -> None:
