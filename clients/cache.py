@@ -17,9 +17,10 @@ from clients.rows import Part, Rows
 from clients.session import RowChunk
 from clients.speculation import Speculation
 from clients.training.chains import TrainingChains
+from routing.hosting import Hosted
 from swarm.errors import NetworkError, UsageError
 from swarm.ids import RowId
-from swarm.training import PackedAdapter
+from swarm.training import AdapterKey, PackedAdapter
 
 __all__ = ["Opener", "SessionLike", "SwarmCache"]
 
@@ -51,7 +52,9 @@ class Opener(Protocol):
         lease_tokens: int,
         observer: Observer | None = None,
         adapters: Mapping[int, PackedAdapter] | None = None,
+        hosted: str | None = None,
     ) -> SessionLike: ...
+    async def hosted(self, name: str) -> Hosted: ...
     async def training(self) -> TrainingChains: ...
 
 
@@ -80,6 +83,7 @@ class SwarmCache(Cache):
         self._rows = Rows()
         self._adapters: Mapping[int, PackedAdapter] = dict(adapters or {})
         self._own_adapters = bool(adapters)
+        self._hosted: str | None = None
         self.settled = False  # whether somebody sees to it that the adapters stay as they are
         self._session: SessionLike | None = None
         self._abandon: weakref.finalize[..., SwarmCache] | None = None
@@ -148,25 +152,23 @@ class SwarmCache(Cache):
         session = self._session
         return None if session is None else session.predict_step(tokens)
 
-    def adapt(self, adapters: Mapping[int, PackedAdapter]) -> None:
-        """With which adapters, by block, all rows are computed. Raises UsageError when rows are here with others, or
-        when this has adapters of its own."""
-        if self._own_adapters and not adapters:
+    def adapt(self, adapters: Mapping[int, PackedAdapter], hosted: str | None = None) -> None:
+        """With which adapters, by block, all rows are computed, or with which that peers have `hosted`, by its digest.
+        Raises UsageError when rows are here with others, or when this has adapters of its own."""
+        if self._own_adapters and not adapters and hosted is None:
             return
-        if {block: adapter.key for block, adapter in adapters.items()} == {
-            block: adapter.key for block, adapter in self._adapters.items()
-        }:
+        if (_keys(adapters), hosted) == (_keys(self._adapters), self._hosted):
             return
         if self._session is not None or self._own_adapters:
             raise UsageError(
                 "these past_key_values were made with another adapter, or without one: begin with new ones"
             )
-        self._adapters = dict(adapters)
+        self._adapters, self._hosted = dict(adapters), hosted
 
     @contextmanager
-    def adapted(self, adapters: Mapping[int, PackedAdapter]) -> Iterator[None]:
+    def adapted(self, adapters: Mapping[int, PackedAdapter], hosted: str | None = None) -> Iterator[None]:
         """Within, nobody needs to look what the adapters are. Raises UsageError as `adapt` does."""
-        self.adapt(adapters)
+        self.adapt(adapters, hosted)
         self.settled = True
         try:
             yield
@@ -276,7 +278,9 @@ class SwarmCache(Cache):
         return ids, await session.step(chunks, hidden)
 
     async def _open(self) -> SessionLike:
-        session = await self._connection.session(embed=self._embed, lease_tokens=self._lease, adapters=self._adapters)
+        session = await self._connection.session(
+            embed=self._embed, lease_tokens=self._lease, adapters=self._adapters, hosted=self._hosted
+        )
         with self._lock:
             if not self._closed:
                 self._session = session
@@ -293,6 +297,10 @@ class SwarmCache(Cache):
         if len(needed) == len(here) and {row.id: row.at for row in needed} == here:
             return parts
         return self._rows.moved(parts, await session.fork([(row.id, row.at) for row in needed if row.id is not None]))
+
+
+def _keys(adapters: Mapping[int, PackedAdapter]) -> dict[int, AdapterKey]:
+    return {block: adapter.key for block, adapter in adapters.items()}
 
 
 def _abandon(connection: Opener, session: SessionLike) -> None:

@@ -11,6 +11,7 @@ from typing import Self
 from clients.hops import Hops
 from fault.backoff import Backoff
 from routing.chains import PIECE, Hop, piece_tokens, plan_chain, step_seconds
+from routing.hosting import Hosted, find_hosted
 from routing.perf import Costs, Link, Links, time_limit
 from routing.view import View
 from swarm.codecs import body_size
@@ -112,6 +113,10 @@ class Client:
             records = [record for record in records if record.precision in self.precisions]
         return View.of(records, model=self.model.digest, num_blocks=self.model.num_blocks, now=time.time())
 
+    async def hosted(self, name: str) -> Hosted:
+        """The adapter that peers host under `name` now. Raises UsageError, MissingBlocks or NetworkError."""
+        return find_hosted(await self.refresh(), name)
+
     async def change(self, seconds: float) -> None:
         """Wait until the view has been read again or avoided peers may be asked again, at most `seconds`."""
         with suppress(TimeoutError):
@@ -140,9 +145,11 @@ class Client:
         lease: int = 0,
         like: Collection[str] = (),
         avoid: Collection[PeerId] = (),
+        hosting: str | None = None,
     ) -> tuple[Hop, ...]:
         """Hops for `blocks` between two places of a chain, with room for `lease` tokens if any has, in a precision of
-        `like` if there are, and none of `avoid` beside those that failed lately. Raises MissingBlocks."""
+        `like` if there are, and none of `avoid` beside those that failed lately; all host the adapter whose digest is
+        `hosting`, if there is one. Raises MissingBlocks."""
         only = f" in {' or '.join(sorted(self.precisions))}" if self.precisions else ""
         if not self.view.peers:
             raise MissingBlocks(
@@ -162,6 +169,7 @@ class Client:
                 token_bytes=self.token_bytes,
                 salt=self._salt,
                 like=like,
+                hosting=hosting,
             )
         except MissingBlocks as error:
             if not only:

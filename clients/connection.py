@@ -12,6 +12,7 @@ from clients.loop_thread import LoopThread, Submitted
 from clients.session import Session
 from clients.training.chains import TrainingChains
 from clients.training.compression import Compress
+from routing.hosting import Hosted
 from swarm.addresses import peer_of
 from swarm.checkpoint import Checkpoint
 from swarm.door import Door, knock, way_in
@@ -138,10 +139,11 @@ class Connection:
         lease_tokens: int,
         observer: Observer | None = None,
         adapters: Mapping[int, PackedAdapter] | None = None,
+        hosted: str | None = None,
     ) -> Session:
         """An open session. `lease_tokens`: over all rows; `observer` is told what happens to this one, beside the
-        connection's own; `adapters`: by block, what peers are sent to compute with. Raises MissingBlocks or Busy when
-        patience runs out."""
+        connection's own; `adapters`: by block, what peers are sent to compute with; or `hosted`: the digest of one that
+        they host. Raises MissingBlocks or Busy when patience runs out."""
         session = Session(
             self.client,
             embed=embed,
@@ -149,6 +151,7 @@ class Connection:
             patience=self._patience,
             observer=both(self._observer, observer),
             adapters=adapters,
+            hosted=hosted,
         )
         try:
             await session.open()
@@ -156,6 +159,10 @@ class Connection:
             await session.close()
             raise
         return session
+
+    async def hosted(self, name: str) -> Hosted:
+        """The adapter that peers host under `name`. Raises UsageError, MissingBlocks or NetworkError."""
+        return await self.client.hosted(name)
 
     async def training(self) -> TrainingChains:
         """The chains that all training of this connection uses."""

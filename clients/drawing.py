@@ -86,6 +86,7 @@ def _peer(row: PeerRow) -> dict[str, Any]:
         "reason": row.reason,
         "age": row.age,
         "trains": row.trains,
+        "adapters": [{"name": name, "digest": digest} for name, digest in row.adapters],
     }
 
 
@@ -148,6 +149,7 @@ def _details(row: PeerRow) -> Text:
         f"{row.age:.0f} s old",
         *(["relayed"] if row.relayed else []),
         *([] if row.trains else ["no fine-tuning"]),
+        *([f"adapters {', '.join(f'{name} ({digest[:8]})' for name, digest in row.adapters)}"] if row.adapters else []),
     )
     return Text(" · ".join(figures) + "\n" + plain(row.reason, 200), "bright_black")
 

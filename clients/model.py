@@ -33,6 +33,7 @@ from clients.blocks import Peek, Remote, adopt_blocks, blocks_of
 from clients.cache import Opener, SwarmCache
 from clients.events import Observer
 from clients.head import Head
+from clients.hosted import HostedAdapters
 from clients.loading import build
 from clients.speculation import Assistant, Drafts, Speculation
 from clients.streaming import TokenStream
@@ -53,7 +54,7 @@ if TYPE_CHECKING:  # heavy: it brings the network
 __all__ = ["SwarmModelForCausalLM"]
 
 
-class SwarmModelForCausalLM(AssistedDecoding, PreTrainedModel, GenerationMixin):  # type: ignore[misc,no-untyped-call]
+class SwarmModelForCausalLM(HostedAdapters, AssistedDecoding, PreTrainedModel, GenerationMixin):  # type: ignore[misc,no-untyped-call]
     """Made by `from_pretrained`; a context manager. Any number of threads may use one model at once."""
 
     _blocks_path: ClassVar[str]  # of the list of blocks, as in "model.layers"; classes by `clients.loading` have it
@@ -65,6 +66,7 @@ class SwarmModelForCausalLM(AssistedDecoding, PreTrainedModel, GenerationMixin):
         self._connection: Opener | None = None
         self._max_positions: int | None = None
         self._caches: weakref.WeakSet[SwarmCache] = weakref.WeakSet()
+        self._found, self._chosen = {}, None
         self._lock = threading.Lock()
         self._on_close = ExitStack()
         self._closed = False
@@ -86,6 +88,7 @@ class SwarmModelForCausalLM(AssistedDecoding, PreTrainedModel, GenerationMixin):
         share_prefixes: bool = True,
         precision: str | Collection[str] | None = None,
         head: str | None = None,
+        adapter: str | None = None,
     ) -> Self:
         """Join the swarm of a model, with embeddings, final norm and head on this machine.
 
@@ -99,7 +102,7 @@ class SwarmModelForCausalLM(AssistedDecoding, PreTrainedModel, GenerationMixin):
         sends them; so others can tell, from the time an answer takes, that somebody has sent the same beginning.
         `precision`: of the peers that may compute, such as "fp32" or ("int8", "int4"); by default any, and what
         replaces a lost peer computes as that did where it can be. `head`: "bf16", "int8" or "int4" for a faster head
-        with some loss. Raises ModelError, NetworkError.
+        with some loss. `adapter`: one that peers host, see `load_hosted_adapter`. Raises ModelError, NetworkError.
         """
         compressing = Compress.of(compress)
         checkpoint = resolve(str(name), cache=cache or default_cache(os.environ))
@@ -123,6 +126,11 @@ class SwarmModelForCausalLM(AssistedDecoding, PreTrainedModel, GenerationMixin):
             model._on_close.callback(opened.close)
             connection = opened
         model._connection = connection
+        if adapter is not None:
+            with ExitStack() as stack:
+                stack.callback(model.close)
+                model.load_hosted_adapter(adapter)
+                stack.pop_all()
         return model
 
     # --- forward ---
@@ -232,9 +240,9 @@ class SwarmModelForCausalLM(AssistedDecoding, PreTrainedModel, GenerationMixin):
         if given is None and self.training and adapters.drops:
             kwargs = {**kwargs, "use_cache": False}  # what is kept on peers drops nothing
         elif given is None and not any(of.get("use_cache") is False for of in settings):
-            with self.new_cache() as cache, cache.adapted(adapters.pack()):
+            with self.new_cache() as cache, cache.adapted(**self._adapting(adapters)):
                 return self._generate(inputs, generation_config, draft, {**kwargs, "past_key_values": cache})
-        with given.adapted(adapters.pack()) if isinstance(given, SwarmCache) else nullcontext():
+        with given.adapted(**self._adapting(adapters)) if isinstance(given, SwarmCache) else nullcontext():
             return self._generate(inputs, generation_config, draft, kwargs)
 
     def _generate(
@@ -458,7 +466,7 @@ class _Step(Remote):
 
     def through(self, hidden: Tensor) -> Tensor:
         if not self.cache.settled:
-            self.cache.adapt({})
+            self.cache.adapt(**self.model._adapting(NO_ADAPTERS))
         with nullcontext() if self.goes_on else self.cache:
             return self.cache.advance(hidden, self.tokens, self.mask, self.keep)
 
@@ -470,8 +478,13 @@ class _Step(Remote):
                 "use_cache=False, or call it under torch.no_grad() after eval()"
             )
         if self.goes_on:
-            self.cache.adapt(adapters.pack())
+            self.cache.adapt(**self.model._adapting(adapters))
             return self.cache.advance(hidden, self.tokens, self.mask, self.keep)
+        if self.model.hosted_adapter is not None:
+            raise UsageError(
+                f"gradients and prefixes don't go through {self.model.hosted_adapter}, which peers host: call it under "
+                "torch.no_grad(), or load the adapter here with PEFT"
+            )
         output = differentiate(
             self.model._connected(),
             hidden,
@@ -511,6 +524,7 @@ def _as_backbone(
     return (), {**given, **told}
 
 
+NO_ADAPTERS = Adapters({})
 _COLUMNS = ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "past_key_values", "use_cache")
 
 

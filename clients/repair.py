@@ -39,6 +39,7 @@ class Repair:
         lease: int,
         patience: float,
         adapters: Mapping[int, PackedAdapter],
+        hosted: str | None,
         tell: Callable[[Event], None],
     ) -> None:
         self._client = client
@@ -46,6 +47,7 @@ class Repair:
         self._lease = lease
         self._patience = patience
         self._adapters = adapters
+        self._hosted = hosted
         self._tell = tell
         self._wired: dict[SessionId, Wiring] = {}
         self._prev: dict[SessionId, PeerId] = {}  # whom each leg takes steps from
@@ -95,6 +97,7 @@ class Repair:
             next_session=wiring.next_session,
             share=client.share_prefixes,
             adapters=tuple((block, self._adapters[block].key) for block in leg.hop.span if block in self._adapters),
+            hosted=self._hosted,
         )
 
     # --- what an event means ---
@@ -239,7 +242,9 @@ class Repair:
             else:
                 source, sink = part.prev or me, part.next or me
                 lost = {leg.hop.precision for leg in self._chain.legs if leg.session not in standing}
-                hops = self._client.plan(part.blocks, source=source, sink=sink, lease=self._lease, like=lost)
+                hops = self._client.plan(
+                    part.blocks, source=source, sink=sink, lease=self._lease, like=lost, hosting=self._hosted
+                )
                 legs.extend(Leg(hop, new_session_id()) for hop in hops)
         return legs
 

@@ -53,8 +53,9 @@ class Session:
         patience: float,
         observer: Observer | None,
         adapters: Mapping[int, PackedAdapter] | None = None,
+        hosted: str | None = None,
     ) -> None:
-        """`adapters`: of blocks that have one; every row is computed with them."""
+        """Every row is computed with `adapters`, of blocks that have one, or the one that peers have `hosted`."""
         self._client = client
         self._observer = observer
         self._history = History(embed)
@@ -66,7 +67,7 @@ class Session:
         self._turn = asyncio.Lock()
         self.chain = Chain()
         self._repair = Repair(
-            client, self.chain, lease=lease, patience=patience, adapters=adapters or {}, tell=self._tell
+            client, self.chain, lease=lease, patience=patience, adapters=adapters or {}, hosted=hosted, tell=self._tell
         )
 
     # --- what a model does with a session ---

@@ -17,6 +17,7 @@ from peers.changes import Change, Fit
 from peers.company import Company
 from peers.fits import Fits
 from peers.hop_session import HopSession
+from peers.hosted import HostedAdapter
 from peers.inbox import Inbox, Letter
 from peers.kv import PagedRows
 from peers.leases import Leases
@@ -70,10 +71,11 @@ class Engine:
         outbox_tokens: int,
         limits: EngineLimits | None = None,
         training: TrainingDesk | None = None,
+        hosted: Sequence[HostedAdapter] = (),
         clock: Callable[[], float],
     ) -> None:
         """`clock`: seconds that only grow. The KV budget is the span's own pool; `outbox_tokens` is the outbox's.
-        `training`: who sees to fine-tuning between batches."""
+        `training`: who sees to fine-tuning between batches. `hosted`: adapters that whoever asks may use."""
         self._span = span
         self._model = model
         self._max_positions = max_positions
@@ -84,7 +86,8 @@ class Engine:
         sent = PagePool(span.pool.pages_for(outbox_tokens), span.pool.page_size)
         self._outbox = Outbox(PagedRows(sent, span.hidden_size, span.dtype))
         self._prefixes = Prefixes(span.pool, sent)
-        self._uploads = Uploads(self._limits)
+        self._hosted = {each.digest: each for each in hosted}
+        self._uploads = Uploads(self._limits, {key: own for each in hosted for key, own in each.blocks.items()})
         self._fits = Fits(span.fit, self._limits)
         self._sessions: dict[SessionId, HopSession] = {}
         self._turns: OrderedDict[SessionId, HopSession] = OrderedDict()  # those with something to do, in order of turn
@@ -208,7 +211,7 @@ class Engine:
     def _open(self, sender: PeerId, message: Open) -> None:
         try:
             self._check_open(sender, message)
-            keys = message.own_adapters
+            keys = self._keys(message)
             if lacking := self._uploads.lacking(sender, message.session, keys):
                 self._send(sender, Missing(message.session, 0, lacking))
                 return
@@ -219,7 +222,7 @@ class Engine:
             self._turn_away(sender, message.session, error)
         else:
             inbox = Inbox(self._limits.inbox_frames, self._limits.inbox_bytes)
-            session = HopSession.opened(sender, message, fits, self._span.cache, inbox, self._clock())
+            session = HopSession.opened(sender, message, keys, fits, self._span.cache, inbox, self._clock())
             self._sessions[session.id] = session
             self._opened += 1
             self._send(sender, Ready(session.id))
@@ -232,6 +235,15 @@ class Engine:
         except (HopError, BusyError) as error:
             self._uploads.forget(message.session)
             self._turn_away(sender, message.session, error)
+
+    def _keys(self, message: Open) -> AdapterKeys:
+        """What a session's blocks here are changed by. Raises HopError for an adapter that is not hosted here."""
+        if message.hosted is None:
+            return message.own_adapters
+        if message.hosted not in self._hosted:
+            text = f"this peer does not host the adapter {message.hosted}: ask one that does, or load it yourself"
+            raise HopError(FaultCode.REFUSED, text)
+        return self._hosted[message.hosted].within(message.hop)
 
     def _fitted(self, owner: PeerId, keys: AdapterKeys) -> tuple[Fit, ...]:
         """What adapters that are here do to blocks. Raises HopError when they don't fit them, or Busy."""
@@ -250,8 +262,6 @@ class Engine:
             raise HopError(FaultCode.REFUSED, f"this peer serves model {self._model}, not {message.model}")
         if message.hop not in self._span.blocks:
             raise HopError(FaultCode.REFUSED, f"this peer holds blocks {self._span.blocks}, not {message.hop}")
-        if message.hosted is not None:
-            raise HopError(FaultCode.REFUSED, "this peer hosts no adapters: send yours")
         most = min(limits.max_lease, pool.tokens)
         if message.lease > most:
             raise HopError(FaultCode.REFUSED, f"a lease of {message.lease} tokens; this peer gives {most} at most")
@@ -401,7 +411,7 @@ class Engine:
         if message.model != self._model or message.hop != session.hop:
             text = f"this session is open for blocks {session.hop} of model {self._model}"
             raise HopError(FaultCode.REFUSED, text)
-        if message.own_adapters != session.adapters or message.hosted is not None:
+        if self._keys(message) != session.adapters:
             raise HopError(FaultCode.REFUSED, "a session keeps its adapters: open another one to change them")
         if message.lease > session.lease:
             most = min(self._limits.max_lease, self._span.pool.tokens)

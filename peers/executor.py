@@ -128,6 +128,7 @@ def _work(connection: socket.socket, inlet: Inlet) -> None:
             fitted_bytes=min(limits.fitted_bytes, 2 * spare),
         ),
         training=_training_desk(loaded, settings),
+        hosted=loaded.hosted,
         clock=time.monotonic,
     )
     connection.sendall(pack(Kind.READY, loaded.ready(os.getpid(), settings).to_json()))

@@ -20,7 +20,7 @@ class ExecutorSettings:
     outbox; what of the blocks is beyond it is read anew in each step; None for what is free, and nothing beyond.
     `kv_tokens`, `outbox_tokens`: None for what memory gives. `threads`: None for what torch chooses. `cache`: a folder
     for profiles and packed blocks, absolute. `quantization`: of linear layers' weights, "none" for the `dtype` of
-    everything else."""
+    everything else. `adapters` to host: names, and the folders that hold them, absolute."""
 
     model: str
     blocks: Span
@@ -34,6 +34,7 @@ class ExecutorSettings:
     outbox_tokens: int | None = None
     page_size: int = 16
     threads: int | None = None
+    adapters: tuple[tuple[str, str], ...] = ()
     limits: EngineLimits = field(default_factory=EngineLimits)
     training: TrainingLimits = field(default_factory=TrainingLimits)
 
@@ -44,6 +45,7 @@ class ExecutorSettings:
     def from_json(cls, text: bytes) -> Self:
         values: dict[str, Any] = json.loads(text)
         values["blocks"] = Span(**values["blocks"])
+        values["adapters"] = _pairs(values["adapters"])
         values["limits"] = EngineLimits(**values["limits"])
         values["training"] = TrainingLimits(**values["training"])
         return cls(**values)
@@ -72,7 +74,8 @@ class Streaming:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutorReady:
-    """What has been loaded, and how fast it is. `streaming`: None where all blocks stay in memory."""
+    """What has been loaded, and how fast it is. `streaming`: None where all blocks stay in memory. `adapters` that are
+    hosted: names and digests."""
 
     pid: int
     model: Digest
@@ -85,6 +88,7 @@ class ExecutorReady:
     device: str
     profile: Profile
     streaming: Streaming | None = None
+    adapters: tuple[tuple[str, str], ...] = ()
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self)).encode()
@@ -93,6 +97,7 @@ class ExecutorReady:
     def from_json(cls, text: bytes) -> Self:
         values: dict[str, Any] = json.loads(text)
         values["blocks"] = Span(**values["blocks"])
+        values["adapters"] = _pairs(values["adapters"])
         values["profile"] = Profile(**values["profile"])
         values["streaming"] = values["streaming"] and Streaming(**values["streaming"])
         return cls(**values)
@@ -116,3 +121,7 @@ class ExecutorStats:
         values["engine"] = EngineStats(**values["engine"])
         values["device"] = values["device"] and DeviceUse(**values["device"])
         return cls(**values)
+
+
+def _pairs(values: list[list[str]]) -> tuple[tuple[str, str], ...]:
+    return tuple((name, value) for name, value in values)

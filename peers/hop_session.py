@@ -64,7 +64,14 @@ class HopSession:
 
     @classmethod
     def opened(
-        cls, owner: PeerId, message: Open, fits: tuple[Fit, ...], kv: KVCache, inbox: Inbox, now: float
+        cls,
+        owner: PeerId,
+        message: Open,
+        adapters: AdapterKeys,
+        fits: tuple[Fit, ...],
+        kv: KVCache,
+        inbox: Inbox,
+        now: float,
     ) -> "HopSession":
         return cls(
             id=message.session,
@@ -78,8 +85,8 @@ class HopSession:
             kv=kv,
             inbox=inbox,
             heard=now,
-            root=root_key(message.model, message.hop, message.codec, message.own_adapters) if message.share else None,
-            adapters=message.own_adapters,
+            root=root_key(message.model, message.hop, message.codec, adapters) if message.share else None,
+            adapters=adapters,
             fits=fits,
             changes=tuple(change for fit in fits for change in fit.changes),
             sent=dict(message.sent),

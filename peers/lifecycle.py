@@ -57,6 +57,11 @@ class Executor(Protocol):
         """What does not stay in memory between steps."""
         ...
 
+    @property
+    def adapters(self) -> tuple[tuple[str, str], ...]:
+        """Those that it hosts: names and digests."""
+        ...
+
     def load(self) -> Load: ...
 
     async def restart(self) -> None:
@@ -226,6 +231,7 @@ class Lifecycle:
             contact=await self._contact(),
             throughput=executor.pace.throughput,
             prefill=executor.pace.prefill,
+            adapters=executor.adapters,
         )
         await announcer.announced()
 

@@ -7,6 +7,7 @@ import torch
 
 from peers.disk import read_rate
 from peers.executor_settings import ExecutorReady, ExecutorSettings, Streaming
+from peers.hosted import HostedAdapter
 from peers.memory_budget import LEAST_KV_TOKENS
 from peers.profiling import load_or_measure
 from peers.quantized import Packing
@@ -28,6 +29,7 @@ class Loaded:
     outbox_tokens: int
     profile: Profile
     streaming: Streaming | None
+    hosted: tuple[HostedAdapter, ...]
 
     def ready(self, pid: int, settings: ExecutorSettings) -> ExecutorReady:
         return ExecutorReady(
@@ -42,6 +44,7 @@ class Loaded:
             device=settings.device,
             profile=self.profile,
             streaming=self.streaming,
+            adapters=tuple((each.name, each.digest) for each in self.hosted),
         )
 
 
@@ -54,7 +57,9 @@ def load(settings: ExecutorSettings) -> Loaded:
     checkpoint = resolve(settings.model, cache=cache, revision=settings.revision)
     if settings.max_memory is not None and device.type != "cpu":
         raise UsageError(f"a limit of memory is for the cpu, not for {settings.device}: give --device cpu, or no limit")
-    kv_tokens, room = _fit(checkpoint, settings, dtype, available_memory(device))
+    hosted = [HostedAdapter.read(name, Path(folder), checkpoint, settings.blocks) for name, folder in settings.adapters]
+    beside = sum(each.nbytes for each in hosted)
+    kv_tokens, room = _fit(checkpoint, settings, dtype, available_memory(device), beside)
     packing = None if settings.quantization == "none" and room is None else Packing(settings.quantization, cache, room)
     try:
         span = BlockSpan.load(
@@ -70,7 +75,14 @@ def load(settings: ExecutorSettings) -> Loaded:
         need = span_bytes(checkpoint, settings.blocks, dtype, settings.quantization)
         raise ModelError(f"memory ran out loading blocks {settings.blocks}, {need} bytes: serve fewer") from error
     profile = load_or_measure(span, checkpoint.digest, settings.quantization, cache)
-    return Loaded(checkpoint, span, settings.outbox_tokens or span.pool.tokens, profile, _streaming(span.window))
+    return Loaded(
+        checkpoint,
+        span,
+        settings.outbox_tokens or span.pool.tokens,
+        profile,
+        _streaming(span.window),
+        tuple(each.placed(span) for each in hosted),
+    )
 
 
 def _streaming(window: Window | None) -> Streaming | None:
@@ -91,12 +103,13 @@ def _device(name: str) -> torch.device:
 
 
 def _fit(
-    checkpoint: Checkpoint, settings: ExecutorSettings, dtype: torch.dtype, available: int
+    checkpoint: Checkpoint, settings: ExecutorSettings, dtype: torch.dtype, available: int, beside: int
 ) -> tuple[int, int | None]:
     """The KV budget in tokens, as given or as memory has it beside the weights, and how many bytes of weights may be in
-    memory at once: None, where all fit. Raises ModelError."""
+    memory at once: None, where all fit. `beside`: bytes of what else is loaded. Raises ModelError."""
     if settings.max_memory is not None:
         available = min(available, settings.max_memory)
+    available -= beside
     needed = span_bytes(checkpoint, settings.blocks, dtype, settings.quantization)
     per_token = kv_bytes_per_token(checkpoint, settings.blocks, dtype) + checkpoint.hidden_size * dtype.itemsize
     least = settings.kv_tokens or min(LEAST_KV_TOKENS, checkpoint.max_positions)

@@ -37,6 +37,10 @@ class ProcessExecutor:
     def streaming(self) -> Streaming | None:
         return self.link.ready.streaming
 
+    @property
+    def adapters(self) -> tuple[tuple[str, str], ...]:
+        return self.link.ready.adapters
+
     def load(self) -> Load:
         stats = self.link.stats
         if not stats.pid:  # it has not spoken yet, so nothing is in use

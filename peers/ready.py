@@ -31,6 +31,7 @@ class Ready:
     streaming: Streaming | None = None
     name: str = ""
     private: bool = False  # who joins needs an invite, which is not shown
+    adapters: tuple[tuple[str, str], ...] = ()  # that are hosted: names and digests
 
     @property
     def join(self) -> str:
@@ -60,6 +61,7 @@ class Ready:
             "kv_tokens": self.kv_tokens,
             "throughput": round(self.throughput, 2),
             "streamed_blocks": self.streaming.blocks if self.streaming else 0,
+            "adapters": [{"name": name, "digest": digest} for name, digest in self.adapters],
             "join": self.join,
         }
 
@@ -76,6 +78,7 @@ class Ready:
             f"  {'KV cache':<11}{self.kv_tokens} tokens",
             *([f"  {'memory':<11}{self.streaming}"] if self.streaming else []),
             *([f"  {'reached':<11}through relays, since others can't dial it"] if is_relayed(self.addresses) else []),
+            *([f"  {'adapters':<11}{', '.join(name for name, _ in self.adapters)}"] if self.adapters else []),
             *addresses,
             "",
             *(

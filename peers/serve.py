@@ -14,6 +14,7 @@ from peers.settings import (
     PRECISIONS,
     QUANTIZATIONS,
     ServeSettings,
+    parse_adapters,
     parse_precision,
 )
 from peers.views import Noted, choose_view
@@ -119,6 +120,14 @@ def serve(
     kv_cache_tokens: Annotated[
         int | None, typer.Option(metavar="N", help="Tokens of all sessions to keep; by default what memory allows.")
     ] = None,
+    adapters: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]SOURCE",
+            help="Host an adapter that PEFT has saved, from a folder or the hub, for all who ask by its name; "
+            "repeatable.",
+        ),
+    ] = None,
     training_share: Annotated[
         float,
         typer.Option(
@@ -174,6 +183,7 @@ def serve(
         threads=threads,
         max_memory=None if max_memory is None else parse_size(max_memory),
         kv_tokens=kv_cache_tokens,
+        adapters=parse_adapters(adapters or ()),
         training_share=training_share,
         identity=identity_path,
         data=data,

@@ -1,15 +1,16 @@
 """What a volunteer asks for: the options of `swarm serve`, checked."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from swarm.entrance import HIGHEST_PORT
 from swarm.errors import UsageError
-from swarm.ids import Span
+from swarm.ids import ADAPTER_NAME, MAX_ADAPTERS, Span
 from swarm.invites import Invite
 
-__all__ = ["DEVICES", "PRECISIONS", "QUANTIZATIONS", "REACHES", "ServeSettings", "parse_precision"]
+__all__ = ["DEVICES", "PRECISIONS", "QUANTIZATIONS", "REACHES", "ServeSettings", "parse_adapters", "parse_precision"]
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 QUANTIZATIONS = ("auto", "none", "bf16", "int8", "int4")
@@ -22,7 +23,8 @@ _LONGEST_NAME = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeSettings:
-    """The options of one serving peer. Raises UsageError where they don't go together; None means "you choose"."""
+    """The options of one serving peer. Raises UsageError where they don't go together; None means "you choose".
+    `adapters` to host: names, and the folders or hub ids that have them."""
 
     model: str
     initial_peers: tuple[str, ...] = ()
@@ -41,6 +43,7 @@ class ServeSettings:
     threads: int | None = None
     max_memory: int | None = None  # bytes
     kv_tokens: int | None = None
+    adapters: tuple[tuple[str, str], ...] = ()
     training_share: float = 0.3  # of the device's time, while others generate
     identity: Path | None = None
     data: Path  # where identities are kept when `identity` names none
@@ -74,12 +77,38 @@ class ServeSettings:
             raise UsageError(f"--training-share is between 0 (none) and 1, not {self.training_share:g}")
         if len(self.public_name) > _LONGEST_NAME:
             raise UsageError(f"--public-name has at most {_LONGEST_NAME} characters")
+        _check_adapters([name for name, _ in self.adapters])
 
 
 def parse_precision(text: str) -> str:
     """`fp32` for `float32`, and so on; unknown names stay as they are, for ServeSettings to refuse."""
     name = text.strip().lower().removeprefix("torch.")
     return _LONG_NAMES.get(name, name)
+
+
+def parse_adapters(values: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """NAME=SOURCE, or a source alone, which is then called as its last part is."""
+    return tuple(map(_parse_adapter, values))
+
+
+def _parse_adapter(text: str) -> tuple[str, str]:
+    name, equals, source = text.partition("=")
+    if equals and source and ADAPTER_NAME.fullmatch(name):
+        return name, source
+    return text.rstrip("/").rpartition("/")[2], text
+
+
+def _check_adapters(names: list[str]) -> None:
+    for name in names:
+        if ADAPTER_NAME.fullmatch(name) is None:
+            raise UsageError(
+                f"--adapters: '{name}' can't be a name, which is at most 32 letters, digits, dots, dashes and "
+                "underscores: give one, as in --adapters NAME=FOLDER"
+            )
+        if names.count(name) > 1:
+            raise UsageError(f"--adapters: two are called '{name}': give one another name, as in NAME=FOLDER")
+    if len(names) > MAX_ADAPTERS:
+        raise UsageError(f"--adapters: a peer hosts at most {MAX_ADAPTERS}, not {len(names)}")
 
 
 def _check_range(option: str, value: int | None, low: int, high: int | None = None) -> None:

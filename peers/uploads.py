@@ -1,10 +1,11 @@
-"""Adapters that clients have sent for their sessions: each client sees only its own, within a budget.
+"""Adapters that are here to generate with: those that the peer hosts, which stay, and those that clients have sent for
+their sessions, each client seeing only its own, within a budget.
 
 What no session uses stays until room is needed, so that a client which opens its next session need not send it again.
 """
 
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from peers.limits import EngineLimits
 from peers.training.deltas import BlockAdapter
@@ -19,8 +20,10 @@ Owned = tuple[PeerId, AdapterKey]
 
 
 class Uploads:
-    def __init__(self, limits: EngineLimits) -> None:
+    def __init__(self, limits: EngineLimits, hosted: Mapping[AdapterKey, BlockAdapter] | None = None) -> None:
+        """`hosted`: by content, outside of the budget for clients."""
         self._limits = limits
+        self._hosted = dict(hosted or {})
         self._kept: OrderedDict[Owned, BlockAdapter] = OrderedDict()  # what was wanted longest ago comes first
         self._expected: OrderedDict[SessionId, frozenset[Owned]] = OrderedDict()  # by sessions that are not open yet
 
@@ -33,7 +36,7 @@ class Uploads:
 
     def lacking(self, owner: PeerId, session: SessionId, keys: AdapterKeys) -> tuple[AdapterKey, ...]:
         """Those of `keys` that the client has to send before it asks again; they are expected from now on."""
-        wanted = frozenset((owner, key) for _, key in keys)
+        wanted = frozenset((owner, key) for _, key in keys if key not in self._hosted)
         for each in wanted & self._kept.keys():
             self._kept.move_to_end(each)
         lacking = tuple(sorted(key for own, key in wanted - self._kept.keys()))
@@ -65,7 +68,7 @@ class Uploads:
         self._kept[own] = BlockAdapter.read(message.tuned, message.body)
 
     def get(self, owner: PeerId, key: AdapterKey) -> BlockAdapter:
-        return self._kept[owner, key]
+        return self._hosted[key] if key in self._hosted else self._kept[owner, key]
 
     def forget(self, session: SessionId) -> None:
         """Nothing more is expected for a session."""

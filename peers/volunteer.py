@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ from swarm.ids import Span
 from swarm.kademlia import KademliaDirectory
 from swarm.libp2p import Libp2pHost
 from swarm.own_swarm import OwnSwarm, revocations_path
+from swarm.peft_folder import check_base, find_folder, read_folder
 from swarm.revocations import Revocations
 
 __all__ = ["volunteer"]
@@ -55,6 +56,7 @@ class _Plan:
     threads: int
     max_memory: int | None  # bytes
     streams: bool  # whether blocks are more than fit at once
+    adapters: Mapping[str, Path]  # that are hosted, by name
 
 
 async def volunteer(settings: ServeSettings, view: View) -> None:
@@ -122,22 +124,37 @@ async def _plan(settings: ServeSettings) -> _Plan:
     checkpoint = await asyncio.to_thread(resolve, settings.model, cache=settings.cache, revision=settings.revision)
     _log.info("model %s has %d blocks; its files are in %s", checkpoint.name, checkpoint.num_blocks, checkpoint.folder)
     _check_blocks(settings, checkpoint)
+    adapters, beside = await asyncio.to_thread(_adapters, settings, checkpoint)
     threads = settings.threads or physical_cores()
     cache = settings.cache.absolute()
     memory = min(device.memory, settings.max_memory or device.memory)
-    smallest = _block_cost(checkpoint, DTYPES["bf16"], SMALLEST)
+    smallest = _block_cost(checkpoint, DTYPES["bf16"], SMALLEST, beside)
     _capacity(settings, memory, smallest, checkpoint.num_blocks)  # before anything is read or measured
     precision = await asyncio.to_thread(
         choose, settings.precision, settings.quantization, device, checkpoint, threads=threads, cache=cache
     )
     if precision.reason:
         _log.info("computing in %s, %s", precision.name, precision.reason)
-    cost = _block_cost(checkpoint, DTYPES[precision.dtype], precision.quantization)
+    cost = _block_cost(checkpoint, DTYPES[precision.dtype], precision.quantization, beside)
     capacity, streams = _capacity(settings, memory, cost, checkpoint.num_blocks)
     found = "are more than fit" if streams else "fit"
     _log.info("%d blocks %s in %s on %s, %s", capacity, found, precision.name, device.label, readable(memory))
     limit = None if settings.max_memory is None else memory
-    return _Plan(checkpoint, device, precision, capacity, threads, limit, streams)
+    return _Plan(checkpoint, device, precision, capacity, threads, limit, streams, adapters)
+
+
+def _adapters(settings: ServeSettings, checkpoint: Checkpoint) -> tuple[dict[str, Path], int]:
+    """The folders of the adapters to host, which fit the model, and what they take in a block at most, bytes. Raises
+    ModelError."""
+    folders, beside = {}, 0
+    for name, source in settings.adapters:
+        folder = find_folder(source)
+        adapter = read_folder(folder, checkpoint)
+        check_base(adapter, checkpoint, cache=settings.cache)
+        _log.info("hosting the adapter %s (%s) from %s", name, adapter.digest[:8], folder)
+        folders[name] = folder
+        beside += max(len(packed.body) for packed in adapter.blocks.values())
+    return folders, beside
 
 
 def _capacity(settings: ServeSettings, memory: int, cost: BlockCost, num_blocks: int) -> tuple[int, bool]:
@@ -158,11 +175,11 @@ def _check_blocks(settings: ServeSettings, checkpoint: Checkpoint) -> None:
         raise UsageError(f"--num-blocks {settings.num_blocks}: {checkpoint.name} has only {most} blocks")
 
 
-def _block_cost(checkpoint: Checkpoint, dtype: torch.dtype, quantization: str) -> BlockCost:
-    """Of the largest block; keys and values are kept in `dtype`."""
+def _block_cost(checkpoint: Checkpoint, dtype: torch.dtype, quantization: str, beside: int) -> BlockCost:
+    """Of the largest block, with so many bytes beside its weights; keys and values are kept in `dtype`."""
     blocks = [Span(block, block + 1) for block in range(checkpoint.num_blocks)]
     weights = max(span_bytes(checkpoint, block, dtype, quantization) for block in blocks)
-    return BlockCost(weights, kv_bytes_per_token(checkpoint, blocks[0], dtype))
+    return BlockCost(weights + beside, kv_bytes_per_token(checkpoint, blocks[0], dtype))
 
 
 # --- its life on the network -----------------------------------------------------------------------------------------
@@ -218,6 +235,7 @@ def _executor_settings(settings: ServeSettings, plan: _Plan, span: Span) -> Exec
         max_memory=plan.max_memory,
         kv_tokens=settings.kv_tokens,
         threads=plan.threads,
+        adapters=tuple((name, str(folder)) for name, folder in plan.adapters.items()),
     )
 
 
@@ -237,4 +255,5 @@ def _ready(settings: ServeSettings, plan: _Plan, host: Libp2pHost, served: Serve
         streaming=served.executor.streaming,
         name=settings.public_name,
         private=settings.invite is not None,
+        adapters=served.executor.adapters,
     )

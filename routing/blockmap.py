@@ -42,6 +42,7 @@ class PeerRow:
     reason: str
     age: float  # s since it was announced
     trains: bool
+    adapters: tuple[tuple[str, str], ...]  # that it hosts: names and digests
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,4 +102,5 @@ def _peer_row(record: PeerRecord, now: float) -> PeerRow:
         reason=record.reason,
         age=max(0.0, now - record.issued),
         trains=record.trains,
+        adapters=record.adapters,
     )

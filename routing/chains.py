@@ -162,6 +162,7 @@ def _candidates(view: View, blocks: Span, avoid: Collection[PeerId], hosting: st
     nobody: list[int] = []
     plain: list[int] = []
     kept_out: list[int] = []
+    failed: set[str] = set()
     for block in blocks:
         holders = view.holders(block)
         able = [record for record in holders if hosting is None or record.hosts(hosting)]
@@ -169,6 +170,7 @@ def _candidates(view: View, blocks: Span, avoid: Collection[PeerId], hosting: st
         found |= usable
         if not usable:
             (kept_out if able else plain if holders else nobody).append(block)
+            failed |= {_name(record) for record in able}
     if not nobody and not plain and not kept_out:
         return [found[peer] for peer in sorted(found)]
     sentences = []
@@ -177,8 +179,8 @@ def _candidates(view: View, blocks: Span, avoid: Collection[PeerId], hosting: st
     if plain:
         sentences.append(f"no peer that holds {_named(plain)} hosts the adapter: load it yourself, or serve it")
     if kept_out:
-        names = sorted({_name(record) for block in kept_out for record in view.holders(block)})
-        sentences.append(f"{_named(kept_out)} are held only by peers that failed lately: {', '.join(names)}")
+        held = "held" if hosting is None else "held with the adapter"
+        sentences.append(f"{_named(kept_out)} are {held} only by peers that failed lately: {', '.join(sorted(failed))}")
     raise MissingBlocks(sorted(nobody + plain + kept_out), "; ".join(sentences))
 
 

@@ -1,5 +1,6 @@
 """The names things have: peers, sessions, rows, models, and spans of blocks."""
 
+import re
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,12 +8,15 @@ from typing import NewType, Self
 
 from swarm.errors import UsageError
 
-__all__ = ["Digest", "PeerId", "RowId", "SessionId", "Span", "new_session_id"]
+__all__ = ["ADAPTER_NAME", "MAX_ADAPTERS", "Digest", "PeerId", "RowId", "SessionId", "Span", "new_session_id"]
 
 PeerId = NewType("PeerId", str)  # base58 of a libp2p peer id
 SessionId = NewType("SessionId", bytes)  # 128 random bits
 RowId = NewType("RowId", int)  # unique within a session, never used for two contents
 Digest = NewType("Digest", str)  # 64 hex digits: config and weights of one model
+
+ADAPTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")  # of one that a peer hosts, from end to end
+MAX_ADAPTERS = 8  # that one peer hosts
 
 
 def new_session_id() -> SessionId:

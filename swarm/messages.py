@@ -192,6 +192,9 @@ class Open:
             hop = Span(start, end)
         except UsageError as error:
             raise WireError(str(error)) from None
+        adapters, hosted = read_keys(header.get("adapters", [])), _hosted(header.get("hosted"))
+        if adapters and hosted is not None:
+            raise WireError("a session has adapters that are sent, or one that is hosted, not both")
         return cls(
             session=fields.session_of(header),
             model=Digest(fields.text(fields.get(header, "model"), "a digest", 64)),
@@ -203,8 +206,8 @@ class Open:
             sent=fields.positions(header.get("sent", [])),
             next_session=fields.next_session_of(header),
             share=header.get("share") is True,
-            adapters=read_keys(header.get("adapters", [])),
-            hosted=_hosted(header.get("hosted")),
+            adapters=adapters,
+            hosted=hosted,
         )
 
 

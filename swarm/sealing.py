@@ -16,9 +16,10 @@ import msgpack
 
 from swarm.errors import RecordError, UsageError
 from swarm.identity import Identity, verify
-from swarm.ids import Digest, PeerId, Span
+from swarm.ids import ADAPTER_NAME, MAX_ADAPTERS, Digest, PeerId, Span
 from swarm.messages import Contact
 from swarm.record import Announced, PeerRecord, PeerState, Presence
+from swarm.training import DIGEST_BYTES
 
 __all__ = [
     "CLOCK_TOLERANCE",
@@ -33,7 +34,7 @@ __all__ = [
     "unseal",
 ]
 
-MAX_RECORD = 2048  # bytes of a sealed record
+MAX_RECORD = 3072  # bytes of a sealed record
 MAX_LIFETIME = 300.0  # seconds between issuing and expiry
 CLOCK_TOLERANCE = 5.0  # seconds that the clocks of two peers may differ
 
@@ -48,8 +49,6 @@ _MAX_NAME = 128  # characters of a model's name
 _MAX_WORD = 32  # of a precision or a version
 _MAX_PUBLIC_NAME = 64
 _MAX_REASON = 256
-_MAX_ADAPTERS = 8
-_MAX_DIGEST = 64
 _HEX = frozenset("0123456789abcdef")
 
 
@@ -270,18 +269,23 @@ def _addresses(fields: Mapping[str, Any], peer: PeerId) -> tuple[str, ...]:
 
 def _adapters(fields: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     value = fields.get("adapters", [])
-    if not isinstance(value, list) or len(value) > _MAX_ADAPTERS:
-        raise RecordError(f"a record's adapters are a list of at most {_MAX_ADAPTERS}")
-    return tuple(map(_adapter, value))
+    if not isinstance(value, list) or len(value) > MAX_ADAPTERS:
+        raise RecordError(f"a record's adapters are a list of at most {MAX_ADAPTERS}")
+    adapters = tuple(map(_adapter, value))
+    if len({name for name, _ in adapters}) != len(adapters):
+        raise RecordError("a record names each of its adapters otherwise")
+    return adapters
 
 
 def _adapter(entry: object) -> tuple[str, str]:
     if not isinstance(entry, list) or len(entry) != 2:
         raise RecordError("an adapter in a record is a name and a digest")
     name, digest = entry
-    if not isinstance(digest, bytes) or not 0 < len(digest) <= _MAX_DIGEST // 2:
-        raise RecordError(f"the digest of an adapter in a record has at most {_MAX_DIGEST // 2} bytes")
-    return _text({"adapter": name}, "adapter", _MAX_WORD), digest.hex()
+    if not isinstance(digest, bytes) or len(digest) != DIGEST_BYTES:
+        raise RecordError(f"the digest of an adapter in a record has {DIGEST_BYTES} bytes")
+    if not isinstance(name, str) or ADAPTER_NAME.fullmatch(name) is None:
+        raise RecordError("the name of an adapter in a record is at most 32 letters, digits, dots, dashes, underscores")
+    return name, digest.hex()
 
 
 def _printable(text: str) -> str:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Collection, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from clients.client import Client, Model
 from clients.events import Event
 from clients.session import RowChunk, Session
 from peers.engine import Engine
+from peers.hosted import HostedAdapter
 from peers.limits import EngineLimits
 from peers.link import ExecutorLink, ExecutorLost, InlineLink
 from peers.node import Limits, PeerNode
@@ -89,12 +91,15 @@ class MemorySwarm:
         node_limits: Limits | None = None,
         precision: str = "fp32",
         training: TrainingLimits | None = None,
+        adapters: Mapping[str, Path] | None = None,
     ) -> PeerId:
-        """A new peer that serves `blocks`, announced to everyone. It computes in fp32 whatever `precision` it names."""
+        """A new peer that serves `blocks`, announced to everyone. It computes in fp32 whatever `precision` it names.
+        `adapters`: names of those that it hosts, and their folders."""
         device = torch.device("cpu")
         span = BlockSpan.load(
             self.checkpoint, blocks, dtype=torch.float32, device=device, kv_tokens=kv_tokens, page_size=page_size
         )
+        hosted = [HostedAdapter.read(own, at, self.checkpoint, blocks) for own, at in (adapters or {}).items()]
         engine = Engine(
             span,
             model=self.checkpoint.digest,
@@ -108,6 +113,7 @@ class MemorySwarm:
                 limits=training or TrainingLimits(),
                 clock=asyncio.get_running_loop().time,
             ),
+            hosted=[each.placed(span) for each in hosted],
             clock=asyncio.get_running_loop().time,
         )
         transport = self.network.transport(PeerId(name))
@@ -116,10 +122,19 @@ class MemorySwarm:
         await node.start()
         task = asyncio.create_task(_serve(node))
         self.members[name] = Member(transport, node, engine, link, task)
-        self.announce(name, blocks, precision, trains=training is None or training.share > 0)
+        digests = tuple((each.name, each.digest) for each in hosted)
+        self.announce(name, blocks, precision, trains=training is None or training.share > 0, adapters=digests)
         return PeerId(name)
 
-    def announce(self, name: str, blocks: Span, precision: str = "fp32", *, trains: bool = True) -> None:
+    def announce(
+        self,
+        name: str,
+        blocks: Span,
+        precision: str = "fp32",
+        *,
+        trains: bool = True,
+        adapters: tuple[tuple[str, str], ...] = (),
+    ) -> None:
         now = time.time()
         record = PeerRecord(
             contact=Contact(PeerId(name), (f"/memory/{name}",)),
@@ -139,6 +154,7 @@ class MemorySwarm:
             issued=now,
             expires=now + 3600,
             trains=trains,
+            adapters=adapters,
         )
         self.shelf[self.checkpoint.digest, record.peer] = record
         self.shelf[None, record.peer] = record

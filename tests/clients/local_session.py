@@ -17,6 +17,7 @@ from clients.history import Embed
 from clients.session import RowChunk
 from clients.training.chains import TrainingChains
 from routing.chains import Hop
+from routing.hosting import Hosted
 from swarm.checkpoint import load_span, resolve
 from swarm.errors import NetworkError, UsageError
 from swarm.ids import PeerId, RowId, Span
@@ -64,14 +65,18 @@ class LocalConnection:
         lease_tokens: int,
         observer: Observer | None = None,
         adapters: Mapping[int, PackedAdapter] | None = None,
+        hosted: str | None = None,
     ) -> "LocalSession":
-        if adapters:
+        if adapters or hosted:
             raise UsageError("the stand-in for a swarm computes without adapters")
         session = LocalSession(self, embed, lease_tokens)
         if observer is not None:
             observer(ChainChanged((HERE,), (), 0.0, "the session begins"))
         self.sessions.append(session)
         return session
+
+    async def hosted(self, name: str) -> Hosted:
+        raise UsageError("the stand-in for a swarm hosts no adapters")
 
     async def training(self) -> TrainingChains:
         raise UsageError("the stand-in for a swarm has no gradients")

@@ -10,6 +10,7 @@ from clients.events import Observer, both
 from clients.history import Embed
 from clients.session import Session
 from clients.training.chains import TrainingChains
+from routing.hosting import Hosted
 from swarm.errors import NetworkError
 from swarm.training import PackedAdapter
 from tests.memory_swarm import MemorySwarm
@@ -58,12 +59,24 @@ class VirtualConnection:
         lease_tokens: int,
         observer: Observer | None = None,
         adapters: Mapping[int, PackedAdapter] | None = None,
+        hosted: str | None = None,
     ) -> Session:
         tell = both(self.swarm.hear, observer)
-        session = Session(self._client, embed=embed, lease=lease_tokens, patience=5.0, observer=tell, adapters=adapters)
+        session = Session(
+            self._client,
+            embed=embed,
+            lease=lease_tokens,
+            patience=5.0,
+            observer=tell,
+            adapters=adapters,
+            hosted=hosted,
+        )
         await session.open()
         self.sessions.append(session)
         return session
+
+    async def hosted(self, name: str) -> Hosted:
+        return await self._client.hosted(name)
 
     async def training(self) -> TrainingChains:
         if self._training is None:

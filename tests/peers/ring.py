@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from peers.engine import Engine
+from peers.hosted import HostedAdapter
 from peers.limits import EngineLimits
 from peers.span import BlockSpan
 from swarm.checkpoint import Checkpoint, resolve
@@ -64,6 +65,7 @@ def make_engine(
     clock: Callable[[], float] | None = None,
     limits: EngineLimits | None = None,
     span: BlockSpan | None = None,
+    hosted: Sequence[HostedAdapter] = (),
 ) -> Engine:
     span = span or BlockSpan.load(
         model.checkpoint,
@@ -79,6 +81,7 @@ def make_engine(
         max_positions=model.checkpoint.max_positions,
         outbox_tokens=outbox_tokens,
         limits=limits,
+        hosted=[each.placed(span) for each in hosted],
         clock=clock or Clock(),
     )
 

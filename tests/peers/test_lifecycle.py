@@ -41,6 +41,7 @@ class PaperExecutor(ExecutorLink):
         self.failing_starts = 0
         self.pace = Pace(throughput=30.0, prefill=300.0)
         self.kv_tokens = 1000
+        self.adapters: tuple[tuple[str, str], ...] = (("style", "5e" * 16),)
         self._lost = asyncio.Event()
 
     @property
