@@ -59,6 +59,14 @@ def test_picture_and_json_show_who_does_not_train() -> None:
     assert [peer["trains"] for peer in as_json(records, NOW)["models"][0]["peers"]] == [False, True]
 
 
+def test_picture_and_json_show_who_hosts_which_adapters() -> None:
+    records = (record("aaaaaaaa", 0, 15, adapters=(("style", "5eed" * 8), ("tone", "ab" * 16))), record("b", 15, 30))
+    assert printed(*records).count("adapters style (5eed5eed), tone (abababab)") == 1
+    first, second = as_json(records, NOW)["models"][0]["peers"]
+    assert first["adapters"] == [{"name": "style", "digest": "5eed" * 8}, {"name": "tone", "digest": "ab" * 16}]
+    assert second["adapters"] == []
+
+
 def test_picture_fits_a_narrow_terminal() -> None:
     text = printed(record("aaaaaaaa", 0, 15), width=80)
     assert max(map(len, text.splitlines())) <= 80
@@ -140,4 +148,5 @@ def test_json_says_the_same() -> None:
         "reason": "these blocks were held least",
         "age": 12.0,
         "trains": True,
+        "adapters": [],
     }

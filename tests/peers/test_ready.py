@@ -61,3 +61,9 @@ def test_text_and_event_say_what_does_not_stay_in_memory() -> None:
     assert "1 GB/s, so 0.5 steps/s at most" in peer.text()
     assert (ready(LOCAL).event()["streamed_blocks"], peer.event()["streamed_blocks"]) == (0, 4)
     assert "steps/s" not in replace(peer, streaming=replace(streaming, disk=None)).text()
+
+
+def test_text_and_event_name_the_adapters_that_are_hosted() -> None:
+    peer = replace(ready(LOCAL), adapters=(("style", "5eed"), ("tone", "ab")))
+    assert "adapters   style, tone" in peer.text()
+    assert peer.event()["adapters"] == [{"name": "style", "digest": "5eed"}, {"name": "tone", "digest": "ab"}]

@@ -11,6 +11,8 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from peers.settings import ServeSettings
 from peers.thanks import read_thanks, thanks_path
@@ -219,6 +221,16 @@ def test_cache_that_cannot_be_written_is_refused_for_a_model_that_needs_one(tmp_
 
 def test_span_out_of_memory_is_refused(model: Path, tmp_path: Path) -> None:
     assert "do not fit" in refused(model, tmp_path, num_blocks=4, kv_tokens=10**12)
+
+
+def test_adapter_of_another_model_is_refused(model: Path, tmp_path: Path) -> None:
+    assert "no adapter 'nowhere'" in refused(model, tmp_path, adapters=(("style", "nowhere"),))
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "somebody"}')
+    tensors = {f"base_model.model.model.layers.7.mlp.up_proj.lora_{name}.weight": torch.ones(2, 2) for name in "AB"}
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    sentence = refused(model, tmp_path, adapters=(("style", str(tmp_path)),))
+    assert "of another model: it changes block 7, and llama" in sentence
+    assert "has 4 blocks" in sentence
 
 
 @pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="this machine has a CUDA device")

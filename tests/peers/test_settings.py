@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from peers.settings import ServeSettings, parse_precision
+from peers.settings import ServeSettings, parse_adapters, parse_precision
 from swarm.entrance import announced_addresses
 from swarm.errors import UsageError
 from swarm.ids import Span
@@ -36,6 +36,9 @@ def test_swarm_is_not_both_joined_and_begun() -> None:
         ({"precision": "fp17"}, "--dtype is one of"),
         ({"device": "tpu"}, "--device is"),
         ({"public_name": "x" * 65}, "--public-name"),
+        ({"adapters": (("no name", "folder"),)}, "--adapters: 'no name' can't be a name .* NAME=FOLDER"),
+        ({"adapters": (("a", "here"), ("a", "there"))}, "--adapters: two are called 'a'"),
+        ({"adapters": tuple((f"a{n}", "folder") for n in range(9))}, "--adapters: a peer hosts at most 8, not 9"),
     ],
 )
 def test_wrong_options_are_refused_by_name(options: dict[str, Any], sentence: str) -> None:
@@ -66,3 +69,17 @@ def test_announced_addresses_are_written_as_people_write_them(text: str, port: i
 def test_announced_address_without_ip_or_port_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--announce"):
         announced_addresses([text], None)
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "source"),
+    [
+        ("style=runs/last", "style", "runs/last"),
+        ("runs/style/", "style", "runs/style/"),
+        ("somebody/style", "style", "somebody/style"),
+        ("runs/lr=0.1/style", "style", "runs/lr=0.1/style"),
+        ("style=", "style=", "style="),
+    ],
+)
+def test_adapters_are_called_as_they_are_told_or_as_their_folder_is(text: str, name: str, source: str) -> None:
+    assert parse_adapters([text]) == ((name, source),)

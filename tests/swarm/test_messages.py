@@ -53,9 +53,15 @@ PAGES = st.lists(
     st.builds(PageKeys, ROWS, POSITIONS, st.lists(st.binary(min_size=32, max_size=32), max_size=3).map(tuple)),
     max_size=3,
 ).map(tuple)
+ADAPTERS = st.dictionaries(st.integers(0, 99), st.binary(min_size=32, max_size=32), max_size=3)
+WITH_ADAPTERS = st.one_of(  # a session has some of its client's, or one of its peers'
+    st.fixed_dictionaries({"adapters": ADAPTERS.map(lambda keys: tuple(keys.items()))}),
+    st.fixed_dictionaries({"hosted": st.text(max_size=64)}),
+)
 MESSAGES: st.SearchStrategy[Message] = st.one_of(
     st.builds(
-        Open,
+        lambda kinds, **others: Open(**kinds, **others),
+        WITH_ADAPTERS,
         session=SESSIONS,
         model=st.just(Digest("ab" * 32)),
         hop=SPANS,
@@ -65,10 +71,6 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
         lease=st.integers(0, MAX_ROWS * MAX_POSITION),
         sent=st.dictionaries(ROWS, POSITIONS, max_size=4),
         share=st.booleans(),
-        adapters=st.dictionaries(st.integers(0, 99), st.binary(min_size=32, max_size=32), max_size=3).map(
-            lambda keys: tuple(keys.items())
-        ),
-        hosted=st.none() | st.text(max_size=64),
     ),
     st.builds(Ready, SESSIONS),
     st.builds(Step, page_size=POSITIONS, pages=PAGES, **STEPS),

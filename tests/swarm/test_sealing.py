@@ -54,14 +54,30 @@ def test_record_with_many_addresses_fits() -> None:
 
 
 def test_record_with_many_addresses_and_adapters_fits() -> None:
-    addresses = tuple(f"/ip4/203.0.113.{n}/tcp/31330/p2p/{ADA.peer_id}" for n in range(8))
+    relay = f"tcp/31330/p2p/{ADA.peer_id}/p2p-circuit/p2p/{ADA.peer_id}"
+    addresses = tuple(f"/ip4/203.0.113.{n}/{relay}" for n in range(8))
     adapters = tuple((f"{n}" * 32, f"{n:032x}") for n in range(8))
     record = replace(RECORD, contact=Contact(ADA.peer_id, addresses), adapters=adapters, reason="y" * 200)
     assert unseal(seal(record, ADA), NOW) == record
 
 
 @pytest.mark.parametrize(
-    "adapters", [7, [7], [["a"]], [["a", "b"]], [["a", b""]], [["a\n", b"1"]], [["a" * 33, b"1"]], [["a", b"1"]] * 9]
+    "adapters",
+    [
+        7,
+        [7],
+        [["a"]],
+        [["a", "b" * 16]],
+        [["a", b"1"]],
+        [["a", b"1" * 17]],
+        [["a\n", bytes(16)]],
+        [["a" * 33, bytes(16)]],
+        [["a:b", bytes(16)]],
+        [[7, bytes(16)]],
+        [["a", bytes(16)]] * 2,
+        [[f"a{n}", bytes(16)] for n in range(9)],
+    ],
+    ids=str,
 )
 def test_adapters_that_are_too_many_or_are_none_are_refused(adapters: Any) -> None:
     with pytest.raises(RecordError):
