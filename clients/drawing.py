@@ -149,9 +149,10 @@ def _details(row: PeerRow) -> Text:
         f"{row.age:.0f} s old",
         *(["relayed"] if row.relayed else []),
         *([] if row.trains else ["no fine-tuning"]),
-        *([f"adapters {', '.join(f'{name} ({digest[:8]})' for name, digest in row.adapters)}"] if row.adapters else []),
     )
-    return Text(" · ".join(figures) + "\n" + plain(row.reason, 200), "bright_black")
+    hosted = ", ".join(f"{name}@{digest[:8]}" for name, digest in row.adapters)
+    lines = [" · ".join(figures), *([f"hosts adapters {hosted}"] if hosted else []), plain(row.reason, 200)]
+    return Text("\n".join(lines), "bright_black")
 
 
 def _cells(num_blocks: int) -> tuple[Span, ...]:

@@ -61,7 +61,7 @@ def test_picture_and_json_show_who_does_not_train() -> None:
 
 def test_picture_and_json_show_who_hosts_which_adapters() -> None:
     records = (record("aaaaaaaa", 0, 15, adapters=(("style", "5eed" * 8), ("tone", "ab" * 16))), record("b", 15, 30))
-    assert printed(*records).count("adapters style (5eed5eed), tone (abababab)") == 1
+    assert printed(*records).count("hosts adapters style@5eed5eed, tone@abababab") == 1
     first, second = as_json(records, NOW)["models"][0]["peers"]
     assert first["adapters"] == [{"name": "style", "digest": "5eed" * 8}, {"name": "tone", "digest": "ab" * 16}]
     assert second["adapters"] == []

@@ -36,7 +36,7 @@ def test_swarm_is_not_both_joined_and_begun() -> None:
         ({"precision": "fp17"}, "--dtype is one of"),
         ({"device": "tpu"}, "--device is"),
         ({"public_name": "x" * 65}, "--public-name"),
-        ({"adapters": (("no name", "folder"),)}, "--adapters: 'no name' can't be a name .* NAME=FOLDER"),
+        ({"adapters": (("no name", "folder"),)}, "--adapters: 'no name' can't be a name, .* NAME=FOLDER"),
         ({"adapters": (("a", "here"), ("a", "there"))}, "--adapters: two are called 'a'"),
         ({"adapters": tuple((f"a{n}", "folder") for n in range(9))}, "--adapters: a peer hosts at most 8, not 9"),
     ],
