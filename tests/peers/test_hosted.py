@@ -2,17 +2,24 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM
 
+from peers.executor_settings import ExecutorReady, ExecutorSettings
 from peers.hosted import HostedAdapter
 from peers.limits import EngineLimits
+from peers.loading import load
 from peers.training.deltas import BlockAdapter
 from swarm.errors import ModelError
 from swarm.ids import Span
 from swarm.messages import Close, Fault, FaultCode, Ready
+from swarm.peft_folder import read_folder
 from swarm.training import PackedAdapter, adapter_digest
+from tests.clients.training.adapted import adapted
 from tests.peers.ring import Chain, Model, Table, make_engine, outputs, row_of
 from tests.peers.test_uploads import PEER, chain_on, keys, lora, packed, send
 
@@ -102,3 +109,20 @@ def test_what_does_not_fit_is_not_hosted(model: Model) -> None:
     odd = packed({"A": torch.ones(2, 8), "B": torch.ones(64, 2)})
     with pytest.raises(ModelError, match=r"the adapter 'style' can't be hosted here: .* don't fit 64 x 64"):
         make_engine(model, Span(0, 4), hosted=[hosted({1: odd})])
+
+
+def test_executor_is_told_of_folders_and_tells_of_digests(model: Model, tmp_path: Path) -> None:
+    local = AutoModelForCausalLM.from_pretrained(model.checkpoint.folder, dtype=torch.float32)
+    config = LoraConfig(r=2, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
+    adapted(local, config).save_pretrained(tmp_path / "style")
+    settings = ExecutorSettings(
+        model=str(model.checkpoint.folder),
+        blocks=Span(1, 3),
+        cache=str(tmp_path / "cache"),
+        kv_tokens=64,
+        adapters=(("style", str(tmp_path / "style")),),
+    )
+    loaded = load(ExecutorSettings.from_json(settings.to_json()))
+    ready = ExecutorReady.from_json(loaded.ready(1, settings).to_json())
+    assert ready.adapters == (("style", read_folder(tmp_path / "style", model.checkpoint).digest),)
+    assert [block for block, _ in loaded.hosted[0].keys] == [1, 2]
