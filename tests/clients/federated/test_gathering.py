@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 import torch
+from torch import Tensor
 
 from clients.federated.links import PROTOCOL
 from clients.federated.member import Member
@@ -103,19 +104,30 @@ def test_who_has_gone_is_found_no_longer_after_some_minutes() -> None:
 
 
 @pytest.mark.anyio
-async def test_members_meet_over_a_real_dht() -> None:
+async def test_members_meet_over_a_real_dht_and_go_on_without_one_that_is_killed() -> None:
     async with AsyncExitStack() as stack:
         first, _ = await joined(stack, Identity.ephemeral(), ())
-        agreed = terms(rounds=1)
-        members = []
-        for _ in range(2):
+        agreed = terms(rounds=2)
+        hosts, members = [], []
+        for _ in range(3):
             identity = Identity.ephemeral()
             host, directory = await joined(stack, identity, await first.transport.addresses())
             begin = Standing.first(agreed, torch.zeros(SIZE))
             member = Member(host.transport, identity, agreed, begin, directory=directory, patience=60.0)
+            hosts.append(host)
             members.append(await stack.enter_async_context(member))
+
+        def dying(delta: Tensor) -> Tensor:
+            if members[2].standing.round:
+                hosts[2].p2p._child.kill()
+            return delta
+
         run = Run(agreed)
-        assert same(await asyncio.gather(*(run.learn(member, 1.0, seconds=0.0) for member in members)))
+        mortal = asyncio.create_task(run.learn(members[2], 1.0, seconds=0.0, lie=dying))
+        ends = await asyncio.gather(*(run.learn(member, 1.0, seconds=0.0) for member in members[:2]))
+        mortal.cancel()
+        await asyncio.gather(mortal, return_exceptions=True)
+        assert same(ends)
 
 
 async def joined(stack: AsyncExitStack, identity: Identity, peers: Sequence[str]) -> tuple[Libp2pHost, Directory]:
