@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from transformers import AutoTokenizer
 from clients.client import Client
 from clients.connection import Connection, join, routed
 from clients.federated.member import Member
+from clients.federated.options import Place, Together
 from clients.federated.privacy import check_accountant, spent
 from clients.federated.rounds import Kept, Round, Rounds, flat
 from clients.federated.terms import Terms
@@ -26,40 +26,16 @@ from clients.model import SwarmModelForCausalLM
 from clients.training.compression import Compress
 from swarm.addresses import peer_of
 from swarm.checkpoint import Checkpoint, resolve
+from swarm.entrance import parse_peers
 from swarm.errors import UsageError
 from swarm.fields import Contact
 from swarm.identity import Identity
 
-__all__ = ["Place", "Together", "federate", "terms_of"]
+__all__ = ["federate", "terms_of"]
 
 PRIVATE = {"data", "held_out", "truncate", "model"}  # of a client's settings: nobody else's business, or no difference
 DELTA = 1e-5  # the chance that differential privacy does not hold, as it is told
 SHOWN = 8  # last characters of a peer id
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Together:
-    """What a run's members agree on beside the training itself."""
-
-    name: str
-    local_steps: int
-    rule: str
-    server: str
-    server_rate: float | None
-    clip: float
-    noise: float
-    min_members: int
-    wait: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where this member listens, what it tells others of that, and whom it meets first."""
-
-    host: str
-    port: int
-    announce: tuple[str, ...]
-    meet: tuple[str, ...]
 
 
 def terms_of(settings: Settings, together: Together, model: str, size: int) -> Terms:
@@ -70,7 +46,7 @@ def terms_of(settings: Settings, together: Together, model: str, size: int) -> T
     rates = {"avg": 1.0, "avgm": 0.3}
     usual = rates.get(together.server, settings.learning_rate * together.local_steps**0.5)
     return Terms(
-        name=together.name,
+        name=together.join or "",
         training={**training, "model": model, "local_steps": together.local_steps},
         size=size,
         rounds=settings.steps // together.local_steps,
@@ -78,7 +54,7 @@ def terms_of(settings: Settings, together: Together, model: str, size: int) -> T
         server=together.server,
         server_rate=usual if together.server_rate is None else together.server_rate,
         clip=together.clip,
-        most_tokens=settings.batch * settings.length * together.local_steps,
+        most_tokens=settings.batch * settings.max_length * together.local_steps,
         noise=together.noise,
         min_members=together.min_members,
         wait=together.wait,
@@ -99,7 +75,7 @@ def federate(
     """Raises SwarmError."""
     if together.noise:
         check_accountant()
-    contacts = [Contact(peer_of(address), (address,)) for address in place.meet]
+    contacts = [Contact(peer_of(address), (address,)) for address in parse_peers(place.meet or ())]
     console = Console(highlight=False, soft_wrap=True)
     checkpoint = resolve(settings.model, cache=cache)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder)
@@ -145,7 +121,7 @@ class _Joined:
     ) -> None:
         self._identity = Identity.ephemeral()
         self._stack = AsyncExitStack()
-        where: dict[str, Any] = {"host": place.host, "port": place.port, "announce": place.announce}
+        where: dict[str, Any] = {"host": place.host, "port": place.port, "announce": tuple(place.announce or ())}
 
         async def enter(stack: AsyncExitStack) -> Client:
             self._host, self._directory = await join(stack, initial_peers, identity=self._identity, **where)

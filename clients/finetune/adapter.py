@@ -30,7 +30,7 @@ def with_adapter(model: SwarmModelForCausalLM, settings: Settings) -> Any:
 
 
 def _config(settings: Settings) -> PeftConfig:
-    targets = list(settings.targets) or None
+    targets = settings.modules or None
     if settings.method == "lora":
         return LoraConfig(r=settings.rank, lora_alpha=2 * settings.rank, target_modules=targets, task_type=TASK)
     if settings.method == "ia3":

@@ -38,7 +38,7 @@ def rows_for(settings: Settings, tokenizer: Tokenizer, *, context: int) -> list[
     if context - virtual < 2:
         raise UsageError(f"--virtual-tokens {virtual} leaves no room in this model's context of {context}")
     return read_rows(
-        settings.data, tokenizer, length=settings.length, truncate=settings.truncate, context=context - virtual
+        settings.data, tokenizer, length=settings.max_length, truncate=settings.truncate, context=context - virtual
     )
 
 

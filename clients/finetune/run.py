@@ -142,7 +142,7 @@ class Tuning:
         return chosen
 
     def _gets_no_better(self) -> bool:
-        patience, losses = self._settings.patience, [loss for _, loss in self.progress.evaluations]
+        patience, losses = self._settings.stop_after, [loss for _, loss in self.progress.evaluations]
         return bool(patience) and len(losses) > patience and min(losses[-patience:]) >= min(losses[:-patience])
 
 

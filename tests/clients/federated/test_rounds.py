@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from clients.federated.member import Member
+from clients.federated.options import Together
 from clients.federated.rounds import Kept, Round, Rounds, flat
 from clients.federated.terms import Terms
-from clients.federated.whole import Together, terms_of
+from clients.federated.whole import terms_of
 from clients.finetune.adapter import with_adapter
 from clients.finetune.data import Row
 from clients.finetune.run import Tuning
@@ -74,7 +75,7 @@ class Trainer:
 
 def terms(settings: Settings, size: int, **options: Any) -> Terms:
     common = {"local_steps": LOCAL_STEPS, "rule": "mean", "server": "avg", "server_rate": None, "clip": 10.0}
-    together = {"name": "run", **common, "noise": 0.0, "min_members": 2, "wait": 60.0, **options}
+    together = {"join": "run", **common, "noise": 0.0, "min_members": 2, "wait": 60.0, **options}
     return terms_of(settings, Together(**together), "0" * 64, size)
 
 

@@ -175,13 +175,13 @@ def test_an_adapter_that_somebody_else_made_is_not_written_over(model: SwarmMode
 
 
 def test_a_run_that_gets_no_better_ends_early(model: SwarmModelForCausalLM, tmp_path: Path) -> None:
-    plan = settings(tmp_path / "out", learning_rate=1e-12, steps=50, evaluate_every=1, patience=2)
+    plan = settings(tmp_path / "out", learning_rate=1e-12, steps=50, evaluate_every=1, stop_after=2)
     assert len(run(model, plan)) < 10
 
 
 def test_targets_that_are_not_there_are_told_those_that_are(model: SwarmModelForCausalLM, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"z_proj.*q_proj"):
-        with_adapter(model, settings(tmp_path, targets=("z_proj",)))
+        with_adapter(model, settings(tmp_path, targets="z_proj"))
 
 
 @pytest.mark.parametrize("wrong", [{"method": "magic"}, {"held_out": 1.0}, {"learning_rate": 0.0}])
