@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -30,7 +31,7 @@ pytestmark = pytest.mark.soak
 SCRIPT = Path(__file__).parents[2] / "docs" / "examples" / "python_questions.py"
 UNSEEN = "What does Python's `calendar.isleap` do?"  # no row is about this module
 LIMIT = 1500.0  # s, of one command
-KILLS = 3
+STEPS, KILLS = 12, 3  # of the run that is killed
 
 
 @pytest.fixture(scope="module")
@@ -49,34 +50,39 @@ def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Command:
-    """One `swarm finetune` in a process of its own, whose log is in its output folder."""
+    """One `swarm finetune` in a process of its own."""
 
     def __init__(self, herd: Herd, data: Path, output: Path, *options: str) -> None:
-        output.mkdir(exist_ok=True)
-        self.output = output
-        self._stdout = output / "outcome.json"
         places = (f"--data={data}", f"--output={output}", f"--cache-dir={herd.cache}")
         peers = f"--initial-peers={','.join(herd.addresses)}"
-        command = [sys.executable, "-m", "swarm", "finetune", "smollm2", "--json", *places, peers, *options]
-        with self._stdout.open("wb") as out, (output / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                command, stdout=out, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"}
-            )
+        command = [sys.executable, "-m", "swarm", "finetune", str(herd.checkpoint.folder), "--json", *places, peers]
+        self._process = subprocess.Popen(
+            [*command, *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
 
     def outcome(self) -> dict[str, Any]:
         """When it has ended."""
-        assert self._process.wait(LIMIT) == 0, (self.output / "log").read_text()[-2000:]
-        outcome: dict[str, Any] = json.loads(self._stdout.read_text())
+        out, log = self._process.communicate(timeout=LIMIT)
+        assert self._process.returncode == 0, log
+        outcome: dict[str, Any] = json.loads(out)
         return outcome
 
-    def killed_after(self, seconds: float) -> bool:
-        """SIGKILL to the process; False if it had ended before."""
+    def kill(self, step: int, delay: float) -> None:
+        """SIGKILL to the process, `delay` seconds after it has told of `step` or a later one."""
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            told = re.match(r"step (\d+) of", line)
+            if told and int(told[1]) >= step:
+                break
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(seconds)
-            return False
+            self._process.wait(delay)
+            raise AssertionError(f"it ended before it was killed, after step {step}")
         self._process.kill()
-        self._process.wait()
-        return True
+        self._process.communicate()
 
 
 def digest(output: Path) -> str:
@@ -116,24 +122,20 @@ def test_an_adapter_learns_from_real_questions_and_is_an_ordinary_one(
 def test_a_client_killed_at_any_moment_goes_on_from_its_checkpoint(
     herd: Herd, questions: Path, figures: list[str], tmp_path: Path
 ) -> None:
-    size = ("--steps=16", "--batch=2", "--save-every=2", "--evaluate-every=8", "--held-out=0.01")
-    began = time.monotonic()
+    size = (f"--steps={STEPS}", "--batch=2", "--save-every=2", "--evaluate-every=6", "--held-out=0.01")
     whole = Command(herd, questions, tmp_path / "whole", *size).outcome()
-    seconds = time.monotonic() - began
     chance = random.Random(SEED)
-    killed = []
-    for _ in range(KILLS):
-        moment = seconds * chance.uniform(0.3, 0.7)
-        if Command(herd, questions, tmp_path / "killed", *size).killed_after(moment):
-            run = tmp_path / "killed" / "run.pt"
-            killed.append(torch.load(run, weights_only=True)["step"] if run.exists() else 0)
+    saved = []
+    for step in sorted(chance.sample(range(1, STEPS - 2), KILLS)):
+        Command(herd, questions, tmp_path / "killed", *size).kill(step, chance.uniform(0, 0.5))
+        run = tmp_path / "killed" / "run.pt"
+        saved.append(torch.load(run, weights_only=True)["step"] if run.exists() else 0)
     resumed = Command(herd, questions, tmp_path / "killed", *size).outcome()
     same = digest(tmp_path / "whole") == digest(tmp_path / "killed")
     figures.append(
-        f"client killed {len(killed)} times with checkpoints of steps {killed}, of {whole['steps']}: "
-        f"losses equal {resumed['losses'] == whole['losses']}, adapter files equal {same}"
+        f"client killed {KILLS} times in {STEPS} steps, with checkpoints of steps {saved}: losses equal "
+        f"{resumed['losses'] == whole['losses']}, adapter files equal {same}"
     )
-    assert killed
     assert resumed["losses"] == whole["losses"]
     assert resumed["evaluations"] == whole["evaluations"]
     assert same
