@@ -55,7 +55,7 @@ class Herd:
     def start(self, span: Span) -> ServeProcess:
         """One more peer, which is not ready yet. The first one of all begins the swarm, and is waited for."""
         self._started += 1
-        options = ("--blocks", str(span), "--host", "127.0.0.1", "--kv-cache-tokens", str(KV_TOKENS))
+        options = ("--blocks", str(span), "--host", "127.0.0.1", "--port", "0", "--kv-cache-tokens", str(KV_TOKENS))
         process = self.swarm.start(f"peer{self._started}-{span.start}", *options)
         self._members.append(_Member(span, process))
         if len(self._members) == 1:
