@@ -73,6 +73,7 @@ class _Link(_Waiters):
 
 class MemoryNetwork:
     """All peers of one test. `delay`: seconds one way, or a function of (source, target), asked for every frame.
+    `bandwidth`: bytes a second from each peer to each other; None for no limit.
     `duplicate`: the chance that a frame arrives twice. `capacity`: bytes on the way before a sender has to wait.
     `open_timeout`: how long a dial into silence lasts. `frames` and `bytes` count what was sent by (source, target)."""
 
@@ -80,17 +81,20 @@ class MemoryNetwork:
         self,
         *,
         delay: Delay = 0.0,
+        bandwidth: float | None = None,
         seed: int = 0,
         duplicate: float = 0.0,
         capacity: int = 1 << 20,
         open_timeout: float = 5.0,
     ) -> None:
         self.delay = delay
+        self.bandwidth = bandwidth
         self.duplicate = duplicate
         self.capacity = capacity
         self.open_timeout = open_timeout
         self.frames: Counter[tuple[PeerId, PeerId]] = Counter()
         self.bytes: Counter[tuple[PeerId, PeerId]] = Counter()
+        self._free: dict[tuple[PeerId, PeerId], float] = {}  # when the last byte has left
         self._random = random.Random(seed)
         self._transports: dict[PeerId, MemoryTransport] = {}
         self._links: dict[_Link, None] = {}  # an ordered set: waking is the same in every run
@@ -141,14 +145,22 @@ class MemoryNetwork:
 
     def put(self, pipe: _Pipe, frame: bytes) -> None:
         """Send `frame` on its way, now and then twice."""
-        now = asyncio.get_running_loop().time()
-        pipe.last = max(pipe.last, now + self.seconds(pipe.source, pipe.target))
+        left = self._leave_time(pipe, len(frame))
+        pipe.last = max(pipe.last, left + self.seconds(pipe.source, pipe.target))
         copies = 2 if self._random.random() < self.duplicate else 1
         for _ in range(copies):
             pipe.frames.append((pipe.last, frame))
             pipe.size += len(frame)
         self.frames[pipe.source, pipe.target] += copies
         self.bytes[pipe.source, pipe.target] += copies * len(frame)
+
+    def _leave_time(self, pipe: _Pipe, size: int) -> float:
+        now = asyncio.get_running_loop().time()
+        if self.bandwidth is None:
+            return now
+        way = (pipe.source, pipe.target)
+        self._free[way] = max(now, self._free.get(way, 0.0)) + size / self.bandwidth
+        return self._free[way]
 
     def finish(self, link: _Link, pipe: _Pipe) -> None:
         """The sender of `pipe` has closed: the other end hears of it after what was sent before."""

@@ -55,6 +55,18 @@ async def test_frame_takes_the_delay_of_its_link() -> None:
 
 
 @virtual
+async def test_frames_take_their_time_on_a_line_and_wait_for_each_other() -> None:
+    frame = encode({}, bytes(50))
+    near, far = await pair(MemoryNetwork(delay=0.5, bandwidth=len(frame)))
+    begun = now()
+    for _ in range(2):
+        await near.send(frame)
+    for due in (1.5, 2.5):
+        await far.receive()
+        assert now() - begun == pytest.approx(due)
+
+
+@virtual
 async def test_frames_on_one_stream_never_overtake() -> None:
     delays = iter([0.0, 0.0, 5.0, 0.1, 3.0, 0.0])
     near, far = await pair(MemoryNetwork(delay=lambda *_: next(delays)))
