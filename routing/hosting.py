@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from routing.view import View, runs
 from swarm.errors import MissingBlocks, UsageError
 
-__all__ = ["Hosted", "find_hosted"]
+__all__ = ["Hosted", "find_hosted", "held_wholly"]
 
 SHOWN = 12  # names in a sentence
 
@@ -44,6 +44,12 @@ def find_hosted(view: View, name: str) -> Hosted:
         blocks = ", ".join(map(str, runs(missing)))
         raise MissingBlocks(missing, f"no peer that holds blocks {blocks} hosts the adapter {best}: wait, or serve it")
     return best
+
+
+def held_wholly(view: View) -> list[Hosted]:
+    """The adapters that are hosted for every block, by name and digest."""
+    whole = [each for each, blocks in _held(view).items() if len(blocks) == view.num_blocks]
+    return sorted(whole, key=lambda each: (each.name, each.digest))
 
 
 def _held(view: View) -> Mapping[Hosted, set[int]]:

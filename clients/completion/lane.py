@@ -46,6 +46,7 @@ class Lane:
         limits: Limits,
         *,
         adapters: Mapping[int, PackedAdapter],
+        hosted: str | None,
         freed: Callable[[], None],
         clock: Callable[[], float],
     ) -> None:
@@ -59,7 +60,7 @@ class Lane:
         self._woken = False
         self._closing = False
         self._load = 0
-        self._session = LaneSession(connection, model.embed, self._hear, adapters)
+        self._session = LaneSession(connection, model.embed, self._hear, adapters, hosted)
         self._rows: list[Row] = []
         self._kept = Kept(limits)
         self._chain: ChainChanged | None = None

@@ -29,10 +29,16 @@ class LaneSession:
     """Opened by the first step, and anew after `close`. One thread at a time, but for `interrupt`."""
 
     def __init__(
-        self, connection: Opener, embed: Embed, observer: Observer, adapters: Mapping[int, PackedAdapter]
+        self,
+        connection: Opener,
+        embed: Embed,
+        observer: Observer,
+        adapters: Mapping[int, PackedAdapter],
+        hosted: str | None,
     ) -> None:
-        """`adapters`: by block, what all rows are computed with."""
+        """`adapters`: by block, what all rows are computed with; or the digest of one that peers have `hosted`."""
         self._connection = connection
+        self._hosted = hosted
         self._adapters = adapters
         self._embed = embed
         self._observer = observer
@@ -121,7 +127,11 @@ class LaneSession:
 
     async def _open(self) -> SessionLike:
         session = await self._connection.session(
-            embed=self._embed, lease_tokens=self._lease, observer=self._observer, adapters=self._adapters
+            embed=self._embed,
+            lease_tokens=self._lease,
+            observer=self._observer,
+            adapters=self._adapters,
+            hosted=self._hosted,
         )
         with self._lock:
             if not self._interrupted:

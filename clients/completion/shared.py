@@ -32,17 +32,26 @@ class SharedModel:
         limits: Limits | None = None,
         *,
         adapters: Mapping[int, PackedAdapter] | None = None,
+        hosted: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`adapters`, by block, are what every answer is computed with; several of these, each with its own, may share
-        one model."""
+        """`adapters`, by block, are what every answer is computed with, or the one with the digest `hosted`, which
+        peers have; several of these, each with its own, may share one model."""
         self.limits = limits or Limits()
         self._model = model
         self._lock = threading.Lock()
         self._waiting: deque[Job] = deque()
         self._closed = False
         self._lanes = [
-            Lane(model, model.connection, self.limits, adapters=adapters or {}, freed=self._assign, clock=clock)
+            Lane(
+                model,
+                model.connection,
+                self.limits,
+                adapters=adapters or {},
+                hosted=hosted,
+                freed=self._assign,
+                clock=clock,
+            )
             for _ in range(self.limits.lanes)
         ]
 

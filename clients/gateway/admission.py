@@ -45,7 +45,7 @@ class Ticket:
         generation = Measured(
             served.completer.submit(request),
             request,
-            metrics=self._metrics.of(served.name),
+            metrics=self._metrics.of(served.label),
             user=self.user,
             entered=self._entered,
             clock=self._clock,

@@ -21,7 +21,7 @@ async def health(_: Request) -> JSONResponse:
 
 async def ready(request: Request) -> JSONResponse:
     """Whether every model can answer now; 503 and the reasons when one can't."""
-    troubles = {served.name: served.trouble() for served in gateway_of(request).models}
+    troubles = {served.name: served.trouble() for served in gateway_of(request).models if not served.hosted}
     all_ready = not any(troubles.values())
     models = [{"id": name, "ready": trouble is None, "reason": trouble} for name, trouble in troubles.items()]
     return JSONResponse({"ready": all_ready, "models": models}, 200 if all_ready else 503)

@@ -12,10 +12,12 @@ from typing import Any, cast
 
 from transformers import AutoTokenizer
 
+from clients.completion.limits import Limits
 from clients.completion.shared import SharedModel
 from clients.connection import Connection
 from clients.gateway.adapters import AdapterOption, of_models
 from clients.gateway.conversation import ends_of_turns
+from clients.gateway.hosted import HostedAdapters
 from clients.gateway.sampling import model_sampling
 from clients.gateway.served import Served
 from clients.model import SwarmModelForCausalLM
@@ -30,13 +32,14 @@ from swarm.terminal import plain
 from swarm.training import PackedAdapter
 from swarm.weights import quiet_library
 
-__all__ = ["Joined", "choose_models", "join_models", "read_adapters", "share"]
+__all__ = ["Joined", "Shared", "choose_models", "join_models", "read_adapters", "share"]
 
 OwnAdapters = Mapping[str, Mapping[int, PackedAdapter]]  # by name, then by block
 
 _log = logging.getLogger(__name__)
 
 MOST_MODELS = 16  # that a gateway takes from what a swarm announces
+TUNED = Limits(lanes=1, idle_seconds=60.0)  # of a model with an adapter: each lane keeps room at the peers for itself
 EMPTY: Mapping[str, OwnAdapters] = MappingProxyType({})
 
 
@@ -139,15 +142,30 @@ def _join(
     return Joined(checkpoint.name, source, model, tokenizer, adapters)
 
 
-async def share(joined: Joined, stack: AsyncExitStack) -> list[Served]:
-    """Open a model to many users, by itself and with each of its adapters; `stack` ends that. What is on this machine
-    of the model is there once; rows with an adapter run along chains of their own."""
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """A model open to many users: by itself, with each adapter of this gateway, and with what its peers host."""
+
+    served: tuple[Served, ...]
+    hosted: HostedAdapters
+
+    @property
+    def name(self) -> str:
+        return self.hosted.model
+
+
+async def share(joined: Joined, stack: AsyncExitStack) -> Shared:
+    """`stack` ends it. What is on this machine of the model is there once; rows with an adapter run along chains of
+    their own."""
     plainly = _served(joined, await stack.enter_async_context(SharedModel(joined.model)))
     served = [plainly]
     for name, blocks in joined.adapters.items():
-        completer = await stack.enter_async_context(SharedModel(joined.model, adapters=blocks))
+        completer = await stack.enter_async_context(SharedModel(joined.model, TUNED, adapters=blocks))
         served.append(_with_adapter(plainly, name, completer))
-    return served
+    hosted = HostedAdapters(
+        plainly, lambda digest: SharedModel(joined.model, TUNED, hosted=digest), taken=joined.adapters
+    )
+    return Shared(tuple(served), await stack.enter_async_context(hosted))
 
 
 def _with_adapter(served: Served, adapter: str, completer: SharedModel) -> Served:

@@ -12,7 +12,7 @@ from clients.gateway.admission import Admission
 from clients.gateway.app import build
 from clients.gateway.gateway import Gateway
 from clients.gateway.grammar import Grammars
-from clients.gateway.joining import Joined, choose_models, join_models, read_adapters, share
+from clients.gateway.joining import Joined, Shared, choose_models, join_models, read_adapters, share
 from clients.gateway.keys import Keys
 from clients.gateway.metrics import Metrics
 from clients.gateway.ready import ReadyGateway, ReadyModel
@@ -58,15 +58,16 @@ def run(settings: GatewaySettings, sock: socket.socket, show: Show, *, stop_with
             return runner.run(until_told(work, stdin=stop_with_stdin))
 
 
-def assemble(settings: GatewaySettings, served: Sequence[Served]) -> Gateway:
+def assemble(settings: GatewaySettings, shared: Sequence[Shared]) -> Gateway:
     """What requests share; on the event loop that will answer them."""
     clock = time.monotonic
+    served = [each for one in shared for each in one.served]
     metrics = Metrics(one.name for one in served)
     grammars = Grammars()
     for one in served:
         grammars.prepare(one)
     return Gateway(
-        models=Models(served),
+        models=Models(served, {one.name: one.hosted for one in shared}),
         keys=Keys(settings.keys, clock),
         admission=Admission(running=settings.running, queue=settings.queue, metrics=metrics, clock=clock),
         metrics=metrics,
@@ -80,13 +81,13 @@ async def _answer(
 ) -> None:
     """Raises NetworkError when the way into the network is lost."""
     async with AsyncExitStack() as stack:
-        served = [each for one in joined for each in await share(one, stack)]
-        gateway = assemble(settings, served)
+        shared = [await share(one, stack) for one in joined]
+        gateway = assemble(settings, shared)
         server = HttpServer(build(gateway), certificate=settings.tls_cert, key=settings.tls_key)
         serving = asyncio.create_task(server.serve([sock]), name="http")
         stack.push_async_callback(server.end, serving, HASTE)
         await server.up.wait()
-        show(_ready(settings, sock, served))
+        show(_ready(settings, sock, [each for one in shared for each in one.served]))
         lost = asyncio.wrap_future(network.ended())
         try:
             await asyncio.wait({serving, lost}, return_when=asyncio.FIRST_COMPLETED)

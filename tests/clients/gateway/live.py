@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +18,7 @@ from clients.gateway.gateway import Gateway
 from clients.gateway.keys import Key, Keys
 from clients.gateway.metrics import Metrics
 from clients.gateway.policy import LOOPBACK, Policy
-from clients.gateway.served import Models, Served
+from clients.gateway.served import Hosting, Models, Served
 from clients.gateway.server import HttpServer, listen
 from routing.view import View
 from swarm.event_loop import new_event_loop
@@ -73,12 +73,14 @@ class LiveGateway:
         policy: Policy | None = None,
         clock: Callable[[], float] = time.monotonic,
         certificate: tuple[Path, Path] | None = None,
+        hosted: Mapping[str, Hosting] | None = None,
     ) -> None:
-        """`clock` in seconds, for limits of keys and for what is measured; `certificate` and its key, for https."""
+        """`clock` in seconds, for limits of keys and for what is measured; `certificate` and its key, for https;
+        `hosted`: adapters of peers, by model."""
 
         def make() -> Gateway:
-            served = Models(models)
-            metrics = Metrics(one.name for one in served)
+            served = Models(models, hosted)
+            metrics = Metrics(one.label for one in served)
             admission = Admission(running=running, queue=queue, metrics=metrics, clock=clock)
             return Gateway(
                 models=served,

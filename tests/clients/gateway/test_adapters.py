@@ -26,7 +26,7 @@ from swarm.errors import UsageError
 from tests.clients.completion.asking import greedy
 from tests.clients.gateway.bytes_tokenizer import END, VOCAB, save_tokenizer
 from tests.clients.gateway.live import LiveGateway
-from tests.clients.test_engines import Swarm
+from tests.clients.test_hosted import Hosts
 from tests.clients.training.adapted import adapted
 from tests.models import tiny_model
 
@@ -36,7 +36,8 @@ CONFIGS = {
         target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"], task_type="CAUSAL_LM"
     ),
 }
-NAMES = ["tiny", "tiny:loud", "tiny:scaled"]
+HOSTED = LoraConfig(r=2, target_modules=["k_proj", "up_proj"], task_type="CAUSAL_LM")
+NAMES = ["tiny", "tiny:loud", "tiny:scaled", "tiny:common"]  # peers host the last
 TEXTS = ["a question", "another one", "and the last, which is longer"]
 NEW = 12
 
@@ -52,7 +53,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tuned(local: PreTrainedModel, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, tuple[Any, Path]]:
     """PEFT's model and what it saved, by the adapter's name."""
-    models = {name: adapted(copy.deepcopy(local), config).eval() for name, config in CONFIGS.items()}
+    configs = {**CONFIGS, "common": HOSTED}
+    models = {name: adapted(copy.deepcopy(local), config).eval() for name, config in configs.items()}
     folders = {name: tmp_path_factory.mktemp(name) for name in models}
     for name, model in models.items():
         model.save_pretrained(folders[name])
@@ -72,23 +74,25 @@ def gateway(
     tokenizer: PreTrainedTokenizerFast,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[LiveGateway]:
-    """ "tiny" and its adapters over the engines of a swarm in memory."""
+    """The model "tiny" and its adapters over the engines of a swarm in memory, of which some host adapters."""
     cache = tmp_path_factory.mktemp("cache")
-    swarm = Swarm(folder, cache, (2,))
-    adapters = {
-        name: read_adapter(str(saved), resolve(str(folder), cache=cache), cache=cache).blocks
-        for name, (_, saved) in tuned.items()
-    }
+    checkpoint = resolve(str(folder), cache=cache)
+    hosts = Hosts(checkpoint)
+    for start in (0, 2):
+        hosts.add(f"plain{start}", start, start + 2)
+        hosts.add(f"host{start}", start, start + 2, common=tuned["common"][1], loud=tuned["scaled"][1])
+    hosts.connection.call(hosts.connection.client.refresh())
+    adapters = {name: read_adapter(str(tuned[name][1]), checkpoint, cache=cache).blocks for name in CONFIGS}
     with (
-        SwarmModelForCausalLM.from_pretrained(folder, cache=cache, connection=swarm.connection) as model,
+        SwarmModelForCausalLM.from_pretrained(folder, cache=cache, connection=hosts.connection) as model,
         asyncio.Runner() as runner,
     ):
         stack = AsyncExitStack()
-        served = runner.run(share(Joined("tiny", ("org/tiny",), model, tokenizer, adapters), stack))
-        with LiveGateway(served) as gateway:
+        shared = runner.run(share(Joined("tiny", ("org/tiny",), model, tokenizer, adapters), stack))
+        with LiveGateway(shared.served, hosted={"tiny": shared.hosted}) as gateway:
             yield gateway
         runner.run(stack.aclose())
-    swarm.connection.close()
+    hosts.connection.close()
 
 
 @pytest.fixture(scope="module")
@@ -106,11 +110,12 @@ def answer(model: Any, tokenizer: PreTrainedTokenizerFast, prompt: Sequence[int]
 
 
 def test_a_model_is_listed_with_its_adapters(client: openai.OpenAI) -> None:
-    listed = client.models.list().data
+    *listed, other = client.models.list().data
     assert [model.id for model in listed] == NAMES
-    assert [model.to_dict()["parent"] for model in listed] == [None, "tiny", "tiny"]
-    for name in (*NAMES, "TINY:Loud", "org/tiny:scaled"):
-        assert client.models.retrieve(name).id in NAMES
+    assert [model.to_dict()["parent"] for model in listed] == [None, "tiny", "tiny", "tiny"]
+    assert other.id.startswith("tiny:loud@")  # this gateway has one of that name
+    for name in (*NAMES, other.id, "TINY:Loud", "org/tiny:scaled", "org/tiny:common"):
+        assert client.models.retrieve(name).id in (*NAMES, other.id)
 
 
 def test_answers_with_and_without_adapters_at_once_are_those_of_peft(
@@ -126,7 +131,17 @@ def test_answers_with_and_without_adapters_at_once_are_those_of_peft(
         found = list(pool.map(lambda one: ask(*one), asked))
     expected = [answer(models[name], tokenizer, tokenizer.encode(text)) for name, text in asked]
     assert found == [(name, text) for (name, _), text in zip(asked, expected, strict=True)]
-    assert len({*expected[:3]}) == 3
+    assert len({*expected[:4]}) == 4
+
+
+def test_an_adapter_of_peers_that_is_called_as_one_of_ours_has_its_digest(
+    client: openai.OpenAI, models: Mapping[str, Any], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    *_, other = client.models.list().data
+    made = client.completions.create(model=other.id, prompt=TEXTS[0], max_tokens=NEW, temperature=0)
+    assert made.choices[0].text == answer(models["tiny:scaled"], tokenizer, tokenizer.encode(TEXTS[0]))
+    with pytest.raises(openai.NotFoundError, match="digest begins with 00ff"):
+        client.models.retrieve("tiny:loud@00ff")
 
 
 def test_chats_have_the_adapter_too_in_both_dialects(
@@ -150,7 +165,9 @@ def test_chats_have_the_adapter_too_in_both_dialects(
 
 
 def test_an_adapter_that_is_not_there_is_told_those_that_are(gateway: LiveGateway, client: openai.OpenAI) -> None:
-    with pytest.raises(openai.NotFoundError, match=r"tiny has no adapter 'quiet' here.*: tiny:loud, tiny:scaled") as no:
+    with pytest.raises(
+        openai.NotFoundError, match=r"no adapter 'quiet' here.*: tiny:loud, tiny:scaled, tiny:common"
+    ) as no:
         client.completions.create(model="tiny:quiet", prompt="a")
     assert no.value.code == "model_not_found"
     with (
@@ -163,14 +180,16 @@ def test_an_adapter_that_is_not_there_is_told_those_that_are(gateway: LiveGatewa
 def test_the_picture_has_the_model_once_under_all_its_names(gateway: LiveGateway) -> None:
     with urllib.request.urlopen(f"{gateway.url}/swarm.json") as response:
         (model,) = json.load(response)["models"]
-    assert (model["id"], model["names"]) == ("tiny", NAMES)
+    assert (model["id"], model["names"][:-1]) == ("tiny", NAMES)
 
 
 def test_tokens_are_counted_by_adapter_and_peers_by_model(gateway: LiveGateway, client: openai.OpenAI) -> None:
-    client.completions.create(model="tiny:scaled", prompt="abc", max_tokens=2)
+    for name in ("tiny:scaled", "tiny:common"):
+        client.completions.create(model=name, prompt="abc", max_tokens=2)
     with urllib.request.urlopen(f"{gateway.url}/metrics") as response:
         lines = response.read().decode().splitlines()
     assert any('prompt_tokens_total{model_name="tiny:scaled"}' in line for line in lines)
+    assert not any("common" in line for line in lines)  # a name that strangers chose
     assert {line.split('"')[1] for line in lines if line.startswith("swarm:blocks_missing{")} == {"tiny"}
 
 
