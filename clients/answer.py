@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from clients.chat import Tokenizer, encode_chat, encode_text
 from clients.events import Event
 from clients.model import SwarmModelForCausalLM
-from clients.own_adapter import read_adapter
+from clients.own_adapter import Choice
 from clients.speculation import Drafts
 from clients.story import Story
 from swarm.checkpoint import resolve
@@ -27,7 +27,8 @@ __all__ = ["Question", "answer"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
     """What is asked, and how the answer is chosen. `temperature` 0: always the likeliest token. `draft`: "none",
-    "ngram" or the name of a model. `adapter`: a folder or a hub id."""
+    "ngram" or the name of a model. `adapter`: a folder, a hub id, or the name of one that
+    peers host."""
 
     model: str
     text: str
@@ -66,9 +67,7 @@ def answer(
     """The answer on stdout: as it comes, or with `as_json` one object at the end. Raises SwarmError."""
     if question.seed is not None:
         torch.manual_seed(question.seed)
-    adapters = None
-    if question.adapter is not None:
-        adapters = read_adapter(question.adapter, resolve(question.model, cache=cache), cache=cache).blocks
+    adapter = Choice(question.adapter, question.model, cache=cache)
     answers = Console(highlight=False, soft_wrap=True, quiet=as_json)
     notes = Console(stderr=True, highlight=False, soft_wrap=True, quiet=as_json or not sys.stderr.isatty())
     story: list[Story] = []
@@ -79,10 +78,11 @@ def answer(
     with SwarmModelForCausalLM.from_pretrained(
         question.model, initial_peers=initial_peers, cache=cache, codec=codec, patience=patience, observer=hear
     ) as model:
+        adapter.load(model)
         tokenizer = AutoTokenizer.from_pretrained(model.name_or_path)
         story.append(Story(tokenizer, answers, notes))
         prompt, draft = question.encode(tokenizer), _drafts(question.draft, tokenizer, cache)
-        with story[0].closing(), model.new_cache(adapters=adapters) as past:
+        with story[0].closing(), model.new_cache(adapters=adapter.blocks) as past:
             mask = torch.ones_like(prompt)  # or the library takes tokens like that of padding for it
             output = model.generate(
                 prompt, attention_mask=mask, streamer=story[0], draft=draft, past_key_values=past, **question.options

@@ -77,7 +77,8 @@ AdapterSource = Annotated[
     typer.Option(
         "--adapter",
         metavar="FOLDER",
-        help="An adapter of PEFT to compute with, as swarm finetune writes it; or a hub id.",
+        help="An adapter of PEFT to compute with, as swarm finetune writes it; or a hub id, or the name of one that "
+        "peers host.",
     ),
 ]
 CacheDir = Annotated[

@@ -12,7 +12,7 @@ __all__ = ["Backend", "ChainNow", "Ended", "Happening", "HopNow", "Lost", "Pace"
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Whom to talk to: a model, and an adapter (a folder or a hub id) where it is to have one."""
+    """Whom to talk to: a model, and an adapter (a folder, a hub id, or one that peers host) where it is to have one."""
 
     model: str
     adapter: str | None = None

@@ -21,11 +21,10 @@ from clients.cache import SwarmCache
 from clients.chat import TextStream, encode_chat
 from clients.events import ChainChanged, Event, PeerLost, Step, Waiting
 from clients.model import SwarmModelForCausalLM
-from clients.own_adapter import read_adapter
+from clients.own_adapter import Choice
 from clients.terminal.backend import ChainNow, Ended, Happening, HopNow, Lost, Pace, Pausing, Text, Wanted
 from clients.terminal.conversation import Choosing, Message
 from routing.chains import Hop
-from swarm.checkpoint import resolve
 from swarm.errors import UsageError
 from swarm.ids import PeerId
 from swarm.training import PackedAdapter
@@ -68,9 +67,7 @@ class Joined:
         patience: float = 30.0,
     ) -> "Joined":
         """Raises SwarmError."""
-        own = None
-        if wanted.adapter is not None:
-            own = read_adapter(wanted.adapter, resolve(wanted.model, cache=cache), cache=cache).blocks
+        adapter = Choice(wanted.adapter, wanted.model, cache=cache)
         made: list[Joined] = []
 
         def hear(event: Event) -> None:
@@ -81,7 +78,9 @@ class Joined:
             wanted.model, initial_peers=initial_peers, cache=cache, codec=codec, patience=patience, observer=hear
         )
         try:
-            made.append(cls(wanted.name, model, AutoTokenizer.from_pretrained(model.name_or_path), own))
+            adapter.load(model)
+            tokenizer = AutoTokenizer.from_pretrained(model.name_or_path)
+            made.append(cls(wanted.name, model, tokenizer, adapter.blocks))
         except BaseException:
             model.close()
             raise

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from clients.chat import encode_chat
 from clients.model import SwarmModelForCausalLM
-from clients.own_adapter import read_adapter
+from clients.own_adapter import Choice, read_adapter
 from clients.terminal.backend import Text, Wanted
 from clients.terminal.conversation import Choosing, Conversation
 from clients.terminal.joined import Joined
@@ -79,6 +79,15 @@ def test_a_cache_keeps_the_adapters_that_it_was_made_with(
         other = adapted(model, LoraConfig(r=2, target_modules=["k_proj"], task_type="CAUSAL_LM")).eval()
         with pytest.raises(UsageError, match="made with another adapter"):
             other.generate(input_ids=torch.cat([prompt, prompt], 1), past_key_values=cache, **options)
+
+
+def test_what_is_no_folder_is_looked_for_at_the_peers(
+    model: SwarmModelForCausalLM, text_folder: Path, tmp_path: Path
+) -> None:
+    choice = Choice("pirate@00ff", str(text_folder), cache=tmp_path)
+    with pytest.raises(UsageError, match="no folder 'pirate@00ff' here, and no peer hosts an adapter called 'pirate'"):
+        choice.load(model)
+    assert choice.blocks is None
 
 
 def test_an_adapter_has_a_name_beside_that_of_its_model() -> None:
