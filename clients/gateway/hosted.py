@@ -28,9 +28,17 @@ BUSY_SECONDS = 5.0
 class HostedAdapters:
     """Those of one model. An async context manager; used on one event loop."""
 
-    def __init__(self, served: Served, opened: Callable[[str], SharedModel], *, taken: Collection[str] = ()) -> None:
-        """`served`: the model alone. `opened` gives what answers with the adapter of a digest. `taken`: names that
-        mean other adapters here."""
+    def __init__(
+        self,
+        served: Served,
+        opened: Callable[[str], SharedModel],
+        *,
+        taken: Collection[str] = (),
+        most: int = MOST_OPEN,
+    ) -> None:
+        """`served`: the model alone. `opened` gives what answers with the adapter of a digest, `most` at once. `taken`:
+        names that mean other adapters here."""
+        self._most = most
         self._served = served
         self._opened = opened
         self._taken = frozenset(taken)
@@ -88,11 +96,11 @@ class HostedAdapters:
         )
 
     def _make_room(self) -> None:
-        if len(self._open) < MOST_OPEN:
+        if len(self._open) < self._most:
             return
         idle = next((d for d, shared in self._open.items() if not shared.running and not shared.waiting), None)
         if idle is None:
-            raise Busy(f"{MOST_OPEN} other adapters that peers host are being asked here", BUSY_SECONDS)
+            raise Busy(f"{self._most} other adapters that peers host are being asked here", BUSY_SECONDS)
         self._close(idle)
 
     def _close(self, digest: str) -> None:
