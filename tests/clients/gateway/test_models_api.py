@@ -1,5 +1,6 @@
 """What is served, and what its swarm can do."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import openai
@@ -10,8 +11,9 @@ from tests.clients.gateway.live import LiveGateway
 
 
 @pytest.fixture
-def client(standing: LiveGateway) -> openai.OpenAI:
-    return openai.OpenAI(base_url=standing.base_url, api_key="none", max_retries=0)
+def client(standing: LiveGateway) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=standing.base_url, api_key="none", max_retries=0) as client:
+        yield client
 
 
 def test_models_are_listed_with_what_their_swarm_can_do(client: openai.OpenAI) -> None:
