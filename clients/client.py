@@ -69,6 +69,7 @@ class Client:
         clock = asyncio.get_running_loop().time
         self.backoff: Backoff[PeerId] = Backoff(clock)
         self.unreachable: Backoff[tuple[PeerId, PeerId]] = Backoff(clock, base=60.0, ceiling=600.0)
+        self.excluded: dict[PeerId, str] = {}  # peers that audits found out, and why
         self.me = Contact(transport.peer_id)
         self.view = View.of((), model=model.digest, num_blocks=model.num_blocks, now=time.time())
         self._directory = directory
@@ -134,6 +135,10 @@ class Client:
         async for records in self._directory.watch(self.model.digest, VIEW_SECONDS):
             self.view = self._seen(records)
 
+    def exclude(self, peer: PeerId, reason: str) -> None:
+        """Ask `peer` no more, as long as this client lives."""
+        self.excluded[peer] = reason
+
     # --- planning ---
 
     def plan(
@@ -164,7 +169,7 @@ class Client:
                 links=Links(UNKNOWN_LINK),
                 source=source,
                 sink=sink,
-                avoid=self.backoff.avoided() | frozenset(avoid),
+                avoid=self.backoff.avoided() | self.excluded.keys() | frozenset(avoid),
                 tokens=lease,
                 token_bytes=self.token_bytes,
                 salt=self._salt,

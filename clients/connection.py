@@ -5,6 +5,7 @@ from concurrent.futures import Future
 from contextlib import AsyncExitStack, suppress
 from typing import Any, Self, TypeVar
 
+from clients.auditing import Auditor
 from clients.client import Client, Model
 from clients.events import Observer, both
 from clients.history import Embed
@@ -16,7 +17,7 @@ from routing.hosting import Hosted
 from swarm.addresses import peer_of
 from swarm.checkpoint import Checkpoint
 from swarm.door import Door, knock, way_in
-from swarm.errors import NetworkError, WireError
+from swarm.errors import NetworkError, UsageError, WireError
 from swarm.identity import Identity
 from swarm.kademlia import KademliaDirectory
 from swarm.libp2p import Libp2pHost
@@ -75,12 +76,17 @@ class Connection:
         *,
         patience: float = 30.0,
         compress: Compress = Compress.NONE,
+        audit_rate: float = 0.0,
         observer: Observer | None = None,
         thread: LoopThread | None = None,
     ) -> None:
         """`enter` joins a swarm on this connection's loop and leaves behind on the stack how to leave it again.
         Sessions wait `patience` seconds for peers; `observer` is told what happens to them, on the loop's thread, which
-        is `thread` where several connections share one. `compress`: how training spares slow lines."""
+        is `thread` where several connections share one. `compress`: how training spares slow lines. `audit_rate`: the
+        share of steps that other peers are asked to compute again (see `clients.auditing`)."""
+        if not 0 <= audit_rate <= 1:
+            raise UsageError(f"audit_rate is a share of steps between 0 and 1, not {audit_rate:g}")
+        self.auditor: Auditor | None = None
         self._patience = patience
         self._compress = compress
         self._training: TrainingChains | None = None
@@ -91,6 +97,8 @@ class Connection:
         self._stack = AsyncExitStack()
         try:
             self.client = self.call(enter(self._stack))
+            if audit_rate:
+                self.auditor = self.call(self._begin_audits(audit_rate))
         except BaseException:
             self.close()
             raise
@@ -104,6 +112,7 @@ class Connection:
         codec: str = "fp32",
         patience: float = 30.0,
         compress: Compress = Compress.NONE,
+        audit_rate: float = 0.0,
         observer: Observer | None = None,
         share_prefixes: bool = True,
         precisions: Sequence[str] = (),
@@ -122,7 +131,7 @@ class Connection:
             )
             return await stack.enter_async_context(client)
 
-        return cls(enter, patience=patience, compress=compress, observer=observer)
+        return cls(enter, patience=patience, compress=compress, audit_rate=audit_rate, observer=observer)
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
         """Run `work` on the connection's loop and wait for it; an interrupt of the caller cancels it."""
@@ -152,6 +161,7 @@ class Connection:
             observer=both(self._observer, observer),
             adapters=adapters,
             hosted=hosted,
+            auditor=self.auditor,
         )
         try:
             await session.open()
@@ -163,6 +173,11 @@ class Connection:
     async def hosted(self, name: str) -> Hosted:
         """The adapter that peers host under `name`. Raises UsageError, MissingBlocks or NetworkError."""
         return await self.client.hosted(name)
+
+    async def _begin_audits(self, rate: float) -> Auditor:
+        auditor = Auditor(self.client, rate, self._observer or (lambda _: None))
+        self._stack.push_async_callback(auditor.close)
+        return auditor
 
     async def training(self) -> TrainingChains:
         """The chains that all training of this connection uses."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from routing.chains import Hop
 from swarm.ids import PeerId
 
-__all__ = ["ChainChanged", "Event", "Observer", "PeerLost", "Step", "Waiting", "both"]
+__all__ = ["ChainChanged", "Event", "Excluded", "Observer", "PeerLost", "Step", "Waiting", "both"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,14 @@ class ChainChanged:
 @dataclass(frozen=True, slots=True)
 class PeerLost:
     """A hop failed; the session looks for another."""
+
+    peer: PeerId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Excluded:
+    """Audits found that a peer computes something else than others; this client asks it no more."""
 
     peer: PeerId
     reason: str
@@ -44,7 +52,7 @@ class Step:
     trace: tuple[tuple[float, float], ...]
 
 
-Event = ChainChanged | PeerLost | Waiting | Step
+Event = ChainChanged | PeerLost | Excluded | Waiting | Step
 Observer = Callable[[Event], None]
 
 

@@ -46,6 +46,7 @@ class Network:
         codec: str = "fp32",
         patience: float = 30.0,
         compress: Compress = Compress.NONE,
+        audit_rate: float = 0.0,
         observer: Observer | None = None,
         share_prefixes: bool = True,
         precisions: Sequence[str] = (),
@@ -63,7 +64,9 @@ class Network:
             )
             return await stack.enter_async_context(client)
 
-        return Connection(enter, patience=patience, compress=compress, observer=observer, thread=self._thread)
+        return Connection(
+            enter, patience=patience, compress=compress, audit_rate=audit_rate, observer=observer, thread=self._thread
+        )
 
     def close(self) -> None:
         """Leave the swarm; safe to repeat."""

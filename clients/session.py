@@ -6,6 +6,7 @@ has everybody send on from there (`clients.repair`). Steps are idempotent, so th
 """
 
 import asyncio
+import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from clients.auditing import Auditor, Recent
 from clients.chain import Chain, Trouble
 from clients.client import Client
 from clients.events import Event, Observer
@@ -54,8 +56,10 @@ class Session:
         observer: Observer | None,
         adapters: Mapping[int, PackedAdapter] | None = None,
         hosted: str | None = None,
+        auditor: Auditor | None = None,
     ) -> None:
-        """Every row is computed with `adapters`, of blocks that have one, or the one that peers have `hosted`."""
+        """Every row is computed with `adapters`, of blocks that have one, or the one that peers have `hosted`, and is
+        not audited then."""
         self._client = client
         self._observer = observer
         self._history = History(embed)
@@ -64,6 +68,8 @@ class Session:
         self._unconfirmed: list[Fork] = []
         self._next_row = 0
         self._spare: frozenset[RowId] = frozenset()
+        self._auditor = None if adapters or hosted else auditor
+        self._recent = Recent()
         self._turn = asyncio.Lock()
         self.chain = Chain()
         self._repair = Repair(
@@ -95,6 +101,7 @@ class Session:
         """Compute `hidden` [sum n, hidden] through all blocks; returns [sum want, hidden], rows in the given order."""
         async with self._turn:
             started = asyncio.get_running_loop().time()
+            await self._part_with_excluded()
             entries = self._take_in(rows, hidden)
             wanted = {e.row: Wanted(e.want, e.at + e.n) for e in entries if e.want < e.at + e.n}
             self._pending = Pending(wanted, self._client.hidden_size, hidden.dtype)
@@ -104,7 +111,10 @@ class Session:
                 self._unconfirmed.clear()  # outputs came back, so every hop has passed these on
             seconds = asyncio.get_running_loop().time() - started
             self._tell(StepDone(seconds, sum(e.n for e in entries), self.chain.trace))
-            return self._pending.result()
+            outputs = self._pending.result()
+            if self._auditor is not None:
+                self._perhaps_audit(self._auditor, wanted, outputs)
+            return outputs
 
     async def fork(self, forks: Sequence[tuple[RowId, int]]) -> list[RowId]:
         """Row i of the result is the first `at` tokens of `src`, for each (src, at); rows that are not among the
@@ -141,6 +151,26 @@ class Session:
 
     # --- inside ---
 
+    def _perhaps_audit(self, auditor: Auditor, wanted: Mapping[RowId, Wanted], outputs: Tensor) -> None:
+        """`outputs`: those of all rows of `wanted`, in this order."""
+        parts = torch.split(outputs, [want.stop - want.start for want in wanted.values()])
+        for (row, want), part in zip(wanted.items(), parts, strict=True):
+            self._recent.add(self.chain.hops, row, want.stop, part)
+        if wanted and auditor.wanted():
+            row = random.choice(list(wanted))
+            sample = self._recent.sample(row, lambda stop: self._history.hidden(row, 0, stop))
+            if sample is not None:
+                auditor.begin(sample)
+
+    async def _part_with_excluded(self) -> None:
+        """Replace peers that audits have found out, and all that went on from what they computed."""
+        excluded = self._client.excluded
+        for place, leg in enumerate(self.chain.legs):
+            if leg.peer in excluded:
+                reason = f"peer {leg.peer} {excluded[leg.peer]}"
+                await self._mend(Trouble(reason, drop=tuple(later.session for later in self.chain.legs[place:])))
+                return
+
     def _tell(self, event: Event) -> None:
         if self._observer is not None:
             self._observer(event)
@@ -153,6 +183,7 @@ class Session:
         if not (entries or drop):
             return
         self._history.keep(kept)
+        self._recent.keep(kept)
         self._lengths = {row: at for row, at in self._lengths.items() if row in kept}
         first = self.chain.legs[0]
         fork = Fork(first.session, tuple(entries), drop)

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers.generation.streamers import BaseStreamer
 
 from clients.chat import TextStream, Tokenizer
-from clients.events import ChainChanged, Event, PeerLost, Waiting
+from clients.events import ChainChanged, Event, Excluded, PeerLost, Waiting
 from routing.chains import Hop
 from swarm.ids import PeerId
 from swarm.terminal import plain
@@ -77,6 +77,8 @@ class Story(BaseStreamer):
     def hear(self, event: Event) -> None:
         if isinstance(event, PeerLost):
             self.say(f"[red]lost {self.name(event.peer)}[/]", event.reason)
+        elif isinstance(event, Excluded):
+            self.say(f"[red]left {self.name(event.peer)} out[/]", f"it {event.reason}")
         elif isinstance(event, Waiting):
             self.say("[yellow]waiting[/]", event.reason)
         elif isinstance(event, ChainChanged):

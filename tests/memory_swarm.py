@@ -92,11 +92,12 @@ class MemorySwarm:
         precision: str = "fp32",
         training: TrainingLimits | None = None,
         adapters: Mapping[str, Path] | None = None,
+        span_type: type[BlockSpan] = BlockSpan,
     ) -> PeerId:
         """A new peer that serves `blocks`, announced to everyone. It computes in fp32 whatever `precision` it names.
         `adapters`: names of those that it hosts, and their folders."""
         device = torch.device("cpu")
-        span = BlockSpan.load(
+        span = span_type.load(
             self.checkpoint, blocks, dtype=torch.float32, device=device, kv_tokens=kv_tokens, page_size=page_size
         )
         hosted = [HostedAdapter.read(own, at, self.checkpoint, blocks) for own, at in (adapters or {}).items()]

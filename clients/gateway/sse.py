@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.responses import StreamingResponse
 
-from clients.events import ChainChanged, Event, PeerLost, Step, Waiting
+from clients.events import ChainChanged, Event, Excluded, PeerLost, Step, Waiting
 from clients.gateway.errors import ApiError, from_swarm
 from clients.gateway.served import NAME_LENGTH
 from routing.chains import Hop
@@ -80,7 +80,7 @@ def _describe(happened: Event) -> Mapping[str, Any]:
                 "seconds": round(happened.seconds, 3),
                 "reason": happened.reason,
             }
-        case PeerLost():
+        case PeerLost() | Excluded():
             return {"event": "lost", "peer": happened.peer, "reason": happened.reason}
         case Waiting():
             return {"event": "waiting", "reason": happened.reason, "seconds": round(happened.seconds, 3)}

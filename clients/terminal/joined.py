@@ -19,7 +19,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from clients.cache import SwarmCache
 from clients.chat import TextStream, encode_chat
-from clients.events import ChainChanged, Event, PeerLost, Step, Waiting
+from clients.events import ChainChanged, Event, Excluded, PeerLost, Step, Waiting
 from clients.model import SwarmModelForCausalLM
 from clients.own_adapter import Choice
 from clients.terminal.backend import ChainNow, Ended, Happening, HopNow, Lost, Pace, Pausing, Text, Wanted
@@ -201,7 +201,7 @@ class Joined:
             case ChainChanged(hops, lost, seconds):
                 self._names = {**self._names, **{hop.peer: _name(hop) for hop in hops}}
                 return ChainNow(tuple(HopNow(_name(h), str(h.span)) for h in hops), seconds, mended=bool(lost))
-            case PeerLost(peer, reason):
+            case PeerLost(peer, reason) | Excluded(peer, reason):
                 return Lost(self._names.get(peer, peer[-8:]), reason)
             case Waiting(reason, seconds):
                 return Pausing(reason, seconds)
