@@ -26,7 +26,7 @@ from peers.outbox import Outbox
 from peers.pages import PagePool
 from peers.plan import Waiting, plan
 from peers.prefixes import Prefixes, SharedPage
-from peers.sending import frames, tokens_per_frame
+from peers.sending import aside_frame, frames, tokens_per_frame
 from peers.span import BlockSpan, RowSlice
 from peers.stats import EngineStats
 from peers.training.desk import TrainingDesk
@@ -201,6 +201,7 @@ class Engine:
             self._advance(session)
         self._run(self._plan())
         for session in waiting:
+            self._send_aside(session)
             if not session.waits:
                 self._turns.pop(session.id, None)
         trained = self._training is not None and self._training.step(others=bool(self._sessions))
@@ -425,28 +426,50 @@ class Engine:
 
     def _resend(self, session: HopSession) -> None:
         """One frame's worth of what a Relink asked for."""
+        found = self._kept(session, session.resends, last=session.next is None)
+        if found is None:
+            session.resends.clear()
+            self._tell(session, FaultCode.NO_OUTBOX, "what is to be sent again is no longer kept here")
+        elif found[0]:
+            rows, outputs = found
+            self._outgoing.extend(frames(session, rows, torch.cat(outputs), (), self._limits.frame_bytes))
+
+    def _send_aside(self, session: HopSession) -> None:
+        """One frame's worth for whoever is to take over from the next hop; steps go on meanwhile. What is no longer
+        kept is not missed: whoever takes over is brought up to date in the end."""
+        aside = session.aside
+        if aside is None or session.id not in self._sessions:
+            return
+        found = self._kept(session, aside.resends, last=False)
+        if found is not None and found[0]:
+            rows, outputs = found
+            self._outgoing.append(aside_frame(session, aside, rows, torch.cat(outputs)))
+        if found is None or not aside.resends:
+            session.aside = None
+
+    def _kept(
+        self, session: HopSession, resends: deque[Resend], *, last: bool
+    ) -> tuple[tuple[StepRow, ...], list[Tensor]] | None:
+        """The next frame's worth of `resends`, taken off them; None when it is no longer kept."""
         room = tokens_per_frame(session.codec, self._span.hidden_size, self._limits.frame_bytes)
         rows: list[StepRow] = []
         outputs: list[Tensor] = []
-        while session.resends and room:
-            resend = session.resends[0]
+        while resends and room:
+            resend = resends[0]
             stop = session.position(resend.row)
             if not self._outbox.keeps(session.id) or self._outbox.length(session.id, resend.row) < stop:
-                session.resends.clear()
-                self._tell(session, FaultCode.NO_OUTBOX, "what is to be sent again is no longer kept here")
-                return
-            start = max(resend.start, resend.want) if session.next is None else resend.start
+                return None
+            start = max(resend.start, resend.want) if last else resend.start
             n = min(room, stop - start)
             if n > 0:
                 rows.append(StepRow(resend.row, start, n, resend.want))
                 outputs.append(self._outbox.read(session.id, resend.row, start, start + n))
                 room -= n
             if n <= 0 or start + n == stop:
-                session.resends.popleft()
+                resends.popleft()
             else:
-                session.resends[0] = Resend(resend.row, start + n, resend.want)
-        if rows:
-            self._outgoing.extend(frames(session, tuple(rows), torch.cat(outputs), (), self._limits.frame_bytes))
+                resends[0] = Resend(resend.row, start + n, resend.want)
+        return tuple(rows), outputs
 
     def _adopt(self, session: HopSession) -> None:
         """Takes over what was computed for another row that begins alike, and sends it on like what is computed now."""

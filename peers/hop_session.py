@@ -30,7 +30,16 @@ from swarm.messages import (
 )
 from swarm.training import AdapterKeys
 
-__all__ = ["HopSession"]
+__all__ = ["Aside", "HopSession"]
+
+
+@dataclass(slots=True)
+class Aside:
+    """Whoever is to take over from the next hop, its id of the session, and what it is still to be sent."""
+
+    to: Contact
+    session: SessionId
+    resends: deque[Resend]
 
 
 @dataclass(slots=True, eq=False)
@@ -59,6 +68,7 @@ class HopSession:
     rows: dict[RowId, PageTable] = field(default_factory=dict)
     work: Work | None = None
     resends: deque[Resend] = field(default_factory=deque)
+    aside: Aside | None = None
     held: Counter[int] = field(default_factory=Counter)
     keys: dict[RowId, RowKeys] = field(default_factory=dict)
 
@@ -112,7 +122,7 @@ class HopSession:
     @property
     def waits(self) -> bool:
         """Whether anything is left to do."""
-        return bool(self.inbox) or self.work is not None or bool(self.resends)
+        return bool(self.inbox) or self.work is not None or bool(self.resends) or self.aside is not None
 
     @property
     def queue_tokens(self) -> int:
@@ -131,13 +141,23 @@ class HopSession:
         named = {resend.row for resend in message.resend}
         if len(self.sent.keys() | named) > 2 * MAX_ROWS:
             raise HopError(FaultCode.REFUSED, f"a session may name {2 * MAX_ROWS} rows to be sent from a position on")
+        if message.aside:
+            self._go_aside(message)
+            return
         if message.to_next:
+            self.aside = None
             self.next = message.next
             self.next_session = message.next_session or self.id
         for resend in message.resend:
             self.sent[resend.row] = resend.start
             if resend.start < self.position(resend.row):
                 self.resends.append(resend)
+
+    def _go_aside(self, message: Relink) -> None:
+        """One at a time: whoever is named last."""
+        wanted = deque(resend for resend in message.resend if resend.start < self.position(resend.row))
+        to = message.next
+        self.aside = Aside(to, message.next_session or self.id, wanted) if to is not None and wanted else None
 
     # --- rows -------------------------------------------------------------------------------------------------------
 

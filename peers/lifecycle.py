@@ -3,8 +3,9 @@
     choose a span → announce JOINING → settle → start the executor → serve, ONLINE → … → leave, OFFLINE
 
 The executor may fail and is started again, the peer being JOINING meanwhile; everything else that fails ends this life.
-Cancelling `run` is how a peer is asked to leave: it refuses new sessions, says goodbye, gives the sessions it has a few
-seconds, and then lets the cancellation go on. Cancelling it again cuts that short.
+Cancelling `run` is how a peer is asked to leave: it drains. It announces that, refuses new sessions, tells those it has
+to move on, serves them until the last has done so or some seconds have passed, and then says goodbye. Cancelling it again
+cuts that short.
 """
 
 import asyncio
@@ -103,10 +104,10 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """Seconds. `settle`: see Chooser. `grace`: for sessions that are open when the peer leaves."""
+    """Seconds. `settle`: see Chooser. `drain`: for sessions that are open when the peer leaves to move on."""
 
     settle: float = 0.5
-    grace: float = 5.0
+    drain: float = 30.0
     glance: float = 0.1  # between looks at whether sessions are left
     moves: float = 10.0  # between looks at where others reach us
     timing: Timing = field(default_factory=Timing)
@@ -279,13 +280,22 @@ class Lifecycle:
     # --- leaving ------------------------------------------------------------------------------------------------
 
     async def _leave(self, node: PeerNode, announcer: Announcer, keeping: asyncio.Task[None]) -> None:
-        """Turn new sessions away, say so to all, and let those that are open come to an end, for some seconds."""
-        node.draining = True
-        announcer.change(state=PeerState.OFFLINE)
-        for _ in range(round(self._patience.grace / self._patience.glance)):
-            if not node.sessions or keeping.done():
-                break
+        """Turn new sessions away, say so to all, and serve those that are open until they have moved, for some time."""
+        node.drain()
+        announcer.change(state=PeerState.DRAINING)
+        began, loop = node.sessions, asyncio.get_running_loop()
+        until = loop.time() + self._patience.drain
+        if began:
+            _log.info(
+                "draining: no new sessions; %d that are open may move to other peers for up to %.0f s "
+                "(once more Ctrl-C leaves at once)",
+                began,
+                self._patience.drain,
+            )
+        while node.sessions and not keeping.done() and loop.time() < until:
             await asyncio.sleep(self._patience.glance)
+        if began:
+            _log.info("drained: %d of %d sessions have moved or ended", began - node.sessions, began)
 
 
 @asynccontextmanager

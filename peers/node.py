@@ -40,11 +40,13 @@ class Limits:
 
 @dataclass(slots=True)
 class _Session:
-    """`owner`: the stream that opened it, over which it is answered. `next`: where its outputs go, None: the owner."""
+    """`owner`: the stream that opened it, over which it is answered. `next`: where its outputs go, None: the owner.
+    `aside`: who is sent them as well, to take over from the next hop."""
 
     owner: "_Accepted"
     next: Contact | None
     next_session: SessionId
+    aside: tuple[SessionId, Contact] | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -70,13 +72,14 @@ class _Remote:
 
 class PeerNode:
     def __init__(self, transport: Transport, link: ExecutorLink, limits: Limits | None = None) -> None:
-        self.draining = False
+        self._draining = False
         self._transport = transport
         self._link = link
         self._limits = limits or Limits()
         self._remotes: dict[PeerId, _Remote] = {}
         self._sessions: dict[SessionId, _Session] = {}
         self._feeding: dict[SessionId, SessionId] = {}  # a next hop's session -> ours that feeds it
+        self._asides: dict[SessionId, SessionId] = {}  # the same of whoever is to take over from a next hop
         self._onward: dict[PeerId, Onward] = {}
         self._accepted: set[_Accepted] = set()
 
@@ -100,6 +103,12 @@ class PeerNode:
                 known.owner.outlet.post(Fault(session, FaultCode.EXECUTOR, text).pack())
                 self._forget(session)
             raise
+
+    def drain(self) -> None:
+        """Take no new session from now on, and tell those that are open to move on while they are still served."""
+        self._draining = True
+        for session, known in self._sessions.items():
+            known.owner.outlet.post(Fault(session, FaultCode.DRAINING, "this peer is leaving").pack())
 
     async def close(self) -> None:
         """Close every stream, in and out."""
@@ -182,13 +191,13 @@ class PeerNode:
             return self._open(accepted, message, known)
         if isinstance(message, Close):
             self._forget(message.session)
-        elif isinstance(message, Relink) and message.to_next and known is not None:
-            self._feed(message.session, known, message)
+        elif isinstance(message, Relink) and known is not None:
+            self._relink(message, known)
         return None
 
     def _open(self, accepted: _Accepted, message: Open | Train, known: _Session | None) -> Fault | Busy | None:
         session = message.session
-        if known is None and self.draining:
+        if known is None and self._draining:
             return Fault(session, FaultCode.DRAINING, "this peer is leaving and takes no new session")
         mine = sum(other.owner.peer == accepted.peer for other in self._sessions.values())
         if known is None and mine >= self._limits.sessions:
@@ -203,8 +212,25 @@ class PeerNode:
         known.next, known.next_session = message.next, message.next_session or session
         self._feeding[known.next_session] = session
 
+    def _relink(self, message: Relink, known: _Session) -> None:
+        if message.aside or message.to_next:
+            self._end_aside(known)
+        if message.aside and message.next is not None:
+            named = message.next_session or message.session
+            known.aside = (named, message.next)
+            self._asides[named] = message.session
+        elif message.to_next:
+            self._feed(message.session, known, message)
+
+    def _end_aside(self, known: _Session) -> None:
+        if known.aside is not None:
+            self._asides.pop(known.aside[0], None)
+            known.aside = None
+
     def _forget(self, session: SessionId) -> None:
         known = self._sessions.pop(session, None)
+        if known is not None:
+            self._end_aside(known)
         if known is not None and self._feeding.get(known.next_session) == session:
             del self._feeding[known.next_session]
 
@@ -220,6 +246,10 @@ class PeerNode:
         feeder = self._sessions.get(self._feeding.get(named, named))
         if feeder is not None and feeder.next is not None and feeder.next.peer == peer:
             self._to(feeder.next).post(frame)
+            return
+        beside = self._sessions.get(self._asides.get(named, named))
+        if beside is not None and beside.aside is not None and beside.aside[1].peer == peer:
+            self._to(beside.aside[1]).post(frame)
         # else: the session was closed or relinked while the frame was computed
 
     def _to(self, contact: Contact) -> Onward:

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from peers.hop_session import HopSession
+from peers.hop_session import Aside, HopSession
 from peers.work import Trace, pick
 from swarm.codecs import body_size, encode
-from swarm.ids import PeerId
+from swarm.ids import PeerId, SessionId
 from swarm.messages import MAX_KEYS, Out, PageKeys, Step, StepRow
 
-__all__ = ["frames", "tokens_per_frame"]
+__all__ = ["aside_frame", "frames", "tokens_per_frame"]
 
 MAX_TRACE = 256  # entries that a frame may carry
 
@@ -78,9 +78,21 @@ def _frame(
     if session.next is None:
         wanted = tuple(replace(row, want=row.at) for row in rows)
         return session.owner, Out(session.id, wanted, session.codec, body, trace).pack()
-    pages = tuple(_named(session, rows))
+    return session.next.peer, _step(session, session.sends_as, rows, body, trace)
+
+
+def aside_frame(
+    session: HopSession, aside: Aside, rows: tuple[StepRow, ...], outputs: Tensor
+) -> tuple[PeerId, bytes]:
+    """The same for whoever is to take over from the next hop; all of it, which fits into one frame."""
+    return aside.to.peer, _step(session, aside.session, rows, encode(outputs, session.codec), ())
+
+
+def _step(
+    session: HopSession, named: SessionId, rows: tuple[StepRow, ...], body: bytes | memoryview, trace: Trace
+) -> bytes:
     size = session.kv.pool.page_size if session.root is not None else 0
-    return session.next.peer, Step(session.sends_as, rows, session.codec, body, trace, size, pages).pack()
+    return Step(named, rows, session.codec, body, trace, size, tuple(_named(session, rows))).pack()
 
 
 def _named(session: HopSession, rows: tuple[StepRow, ...]) -> Iterator[PageKeys]:

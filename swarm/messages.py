@@ -76,7 +76,7 @@ class FaultCode(StrEnum):
     LINK_LOST = "link-lost"  # the stream to the next hop broke and was made anew; what was on it may be lost
     REFUSED = "refused"  # wrong model, blocks not held, limits: asking again is useless
     EXECUTOR = "executor"  # the hop's device process failed; its sessions are gone
-    DRAINING = "draining"  # the peer is leaving and takes no new session
+    DRAINING = "draining"  # the peer is leaving: it takes no new session, and those it has had better move on
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,7 +301,9 @@ class Out(HiddenStates):
 @dataclass(frozen=True, slots=True)
 class Relink:
     """Any of: a new previous hop; a new next hop with what to send it from the outbox. `to_next` says whether `next` is
-    given at all, since None there means that this hop is now the last."""
+    given at all, since None there means that this hop is now the last.
+
+    `aside`: the hop goes on sending to its next hop; `resend` is for `next`, who is to take over from that one."""
 
     kind: ClassVar[str] = "relink"
     session: SessionId
@@ -310,6 +312,7 @@ class Relink:
     next: Contact | None = None
     resend: tuple[Resend, ...] = ()
     next_session: SessionId | None = None
+    aside: bool = False
 
     def pack(self) -> bytes:
         return encode(
@@ -321,6 +324,7 @@ class Relink:
                 "next": fields.pack_contact(self.next),
                 "resend": [[r.row, r.start, r.want] for r in self.resend],
                 "next_session": self.next_session,
+                "aside": self.aside,
             }
         )
 
@@ -335,6 +339,7 @@ class Relink:
             next=fields.contact_or_none(header.get("next")),
             resend=tuple(Resend(RowId(row), start, want) for row, start, want in entries),
             next_session=fields.next_session_of(header),
+            aside=header.get("aside") is True,
         )
 
 
