@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -11,7 +11,7 @@ from fault.mend import Leg
 from routing.chains import Hop
 from swarm.errors import StreamClosed, Unreachable
 from swarm.ids import PeerId, SessionId
-from swarm.messages import Busy, Close, Fault, Message, Ping, Pong, Ready
+from swarm.messages import Busy, Close, Fault, FaultCode, Message, Ping, Pong, Ready
 from swarm.training import Missing
 
 __all__ = ["Chain", "Trouble"]
@@ -30,7 +30,8 @@ class Trouble:
 
 
 class Chain:
-    def __init__(self) -> None:
+    def __init__(self, on_leaving: Callable[[], None]) -> None:
+        """`on_leaving` is called when `leaving` has grown."""
         self.legs: tuple[Leg, ...] = ()
         self.trace: tuple[tuple[float, float], ...] = ()  # of the last step: (queue ms, compute ms) of each hop
         self._streams: dict[SessionId, HopStream] = {}
@@ -38,6 +39,13 @@ class Chain:
         self._opening: dict[SessionId, asyncio.Future[Message]] = {}
         self._pings: dict[tuple[SessionId, int], asyncio.Future[Pong]] = {}
         self._nonces = itertools.count(1)
+        self._leaving: set[SessionId] = set()
+        self._on_leaving = on_leaving
+
+    @property
+    def leaving(self) -> tuple[Leg, ...]:
+        """The legs whose peers have said that they leave, and serve for now."""
+        return tuple(leg for leg in self.legs if leg.session in self._leaving)
 
     @property
     def hops(self) -> tuple[Hop, ...]:
@@ -102,7 +110,11 @@ class Chain:
     def adopt(self, legs: Iterable[Leg]) -> None:
         """Run on `legs` from now on; sessions of all others are closed."""
         self.legs = tuple(legs)
-        self.release(set(self._streams) - {leg.session for leg in self.legs})
+        sessions = {leg.session for leg in self.legs}
+        self.release(set(self._streams) - sessions)
+        self._leaving &= sessions
+        if self._leaving:
+            self._on_leaving()
 
     def release(self, sessions: Iterable[SessionId]) -> None:
         for session in sessions:
@@ -140,6 +152,10 @@ class Chain:
                 ping.set_result(message)
             return
         opening = self._opening.get(session)
+        if isinstance(message, Fault) and message.code is FaultCode.DRAINING and self._serves(session):
+            self._leaving.add(session)
+            self._on_leaving()
+            return
         if opening is not None and isinstance(message, Ready | Busy | Fault | Missing):
             if not opening.done():
                 opening.set_result(message)
@@ -148,6 +164,9 @@ class Chain:
             stream.end("it floods a session with messages that nobody asked for")
             return
         self._events.put_nowait((session, message))
+
+    def _serves(self, session: SessionId) -> bool:
+        return session not in self._opening or any(leg.session == session for leg in self.legs)
 
     def _lost(self, session: SessionId, lost: Lost) -> None:
         self._streams.pop(session, None)

@@ -11,12 +11,14 @@ __all__ = ["ChainChanged", "Event", "Excluded", "Observer", "PeerLost", "Step", 
 
 @dataclass(frozen=True, slots=True)
 class ChainChanged:
-    """The session runs on `hops` now. `seconds`: how long it took to get there; `lost`: peers that were replaced."""
+    """The session runs on `hops` now. `seconds`: how long it took to get there; `lost`: peers that failed and were
+    replaced; `left`: peers that were replaced while they still served, since they leave."""
 
     hops: tuple[Hop, ...]
     lost: tuple[PeerId, ...]
     seconds: float
     reason: str
+    left: tuple[PeerId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

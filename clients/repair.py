@@ -5,8 +5,9 @@ The same procedure opens a session (a chain that is one hole), replaces dead hop
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 from clients.chain import Chain, Trouble
 from clients.client import Client
@@ -15,7 +16,7 @@ from fault.mend import Hole, Leg, RowGoal, Wiring, segments, wire_up
 from swarm.errors import Busy as BusyError
 from swarm.errors import MissingBlocks, NetworkError, Unreachable
 from swarm.ids import PeerId, RowId, SessionId, Span, new_session_id
-from swarm.messages import Busy, Fault, FaultCode, Fork, Message, Open, Ready, Relink
+from swarm.messages import MAX_POSITION, Busy, Fault, FaultCode, Fork, Message, Open, Ready, Relink
 from swarm.training import Missing, PackedAdapter
 
 __all__ = ["Repair"]
@@ -23,10 +24,11 @@ __all__ = ["Repair"]
 PATIENT_STALLS = 20  # a hop that says it has work waiting is slow, not dead, this many times
 BUSY_STEPS = 3  # a hop that has no room for a running session this often is replaced
 SENDINGS = 3  # how often a hop is sent adapters that it says it lacks
+LEAVING_SECONDS = 30.0  # for which a peer that leaves is not asked again; by then its record says so
 LEAST_RATE = 1 << 17  # bytes/s at which adapters travel at least
 
 
-class _TryAgain(Exception):
+class _TryAgain(NetworkError):
     """This attempt failed, the guilty are avoided now: plan anew at once."""
 
 
@@ -168,7 +170,7 @@ class Repair:
         dead, busy = set(trouble.drop), False
         while True:
             try:
-                await self._attempt(dead, goals, forks)
+                await self._attempt(self._chain.legs, dead, goals, forks)
                 break
             except _TryAgain as error:
                 if loop.time() > give_up:
@@ -189,15 +191,66 @@ class Repair:
         if not had or lost:
             self._tell(ChainChanged(self._chain.hops, lost, loop.time() - started, trouble.reason))
 
+    # --- handing over: see clients.handover ---
+
+    async def prepare(self, leaving: Collection[Leg], rows: Collection[RowId]) -> tuple[Leg, ...]:
+        """The chain with others in place of those that leave. Sessions are open on them that send nothing on of `rows`,
+        and nobody knows of them yet. Raises MissingBlocks, Busy or NetworkError."""
+        had, away = self._chain.legs, {leg.session for leg in leaving}
+        for leg in leaving:
+            self._client.backoff.rest(leg.peer, LEAVING_SECONDS)
+        staying = [leg for leg in had if leg.session not in away]
+        legs = self._planned(had, staying, avoid={leg.peer for leg in leaving})
+        known = {leg.session for leg in staying}
+        mute = dict.fromkeys(rows, MAX_POSITION)
+        fresh = []
+        for index, wiring in enumerate(wire_up(legs, self._client.me, {}, self._client.unreachable.avoided())):
+            if wiring.leg.session not in known:
+                last = index + 1 == len(legs) or legs[index + 1].session in known
+                fresh.append(replace(wiring, sent=mute) if last else wiring)
+        try:
+            await self._open(fresh)
+        except BaseException:
+            self._chain.release(w.leg.session for w in fresh)
+            raise
+        self._prev |= {w.leg.session: w.prev for w in fresh}
+        return tuple(legs)
+
+    async def switch(
+        self,
+        legs: Sequence[Leg],
+        standing: Mapping[SessionId, Mapping[RowId, int]],
+        goals: Mapping[RowId, RowGoal],
+        forks: Sequence[Fork],
+    ) -> None:
+        """Run on `legs`, which `prepare` made, in one attempt; `standing`: the rows that its new ones have at least.
+        Raises MissingBlocks, Busy or NetworkError; then the chain has to be mended."""
+        loop, had = asyncio.get_running_loop(), self._chain.legs
+        started, left = loop.time(), self._chain.leaving
+        await self._attempt(legs, set(), goals, forks, standing)
+        kept = {leg.session for leg in self._chain.legs}
+        gone = tuple(leg.peer for leg in left if leg.session not in kept)
+        lost = tuple(leg.peer for leg in had if leg.session not in kept and leg.peer not in gone)
+        names = " and ".join(gone)
+        self._tell(ChainChanged(self._chain.hops, lost, loop.time() - started, f"peer {names} is leaving", gone))
+
     def _note(self, trouble: Trouble) -> None:
         for peer in trouble.ban:
             self._last = trouble.reason
             self._client.backoff.fail(peer)
             self._tell(PeerLost(peer, trouble.reason))
 
-    async def _attempt(self, dead: set[SessionId], goals: Mapping[RowId, RowGoal], forks: Sequence[Fork]) -> None:
-        living = await self._living(dead, forks)
-        legs = self._planned(living)
+    async def _attempt(
+        self,
+        chain: Sequence[Leg],
+        dead: set[SessionId],
+        goals: Mapping[RowId, RowGoal],
+        forks: Sequence[Fork],
+        standing: Mapping[SessionId, Mapping[RowId, int]] = MappingProxyType({}),
+    ) -> None:
+        living = await self._living(chain, dead, forks)
+        living = [replace(leg, rows={**standing.get(leg.session, {}), **leg.rows}) for leg in living]
+        legs = self._planned(chain, living)
         wirings = wire_up(legs, self._client.me, goals, self._client.unreachable.avoided())
         known = {leg.session for leg in living}
         fresh = [w for w in wirings if w.leg.session not in known]
@@ -218,9 +271,9 @@ class Repair:
             )
             self._chain.post(wiring.leg, relink.pack())
 
-    async def _living(self, dead: set[SessionId], forks: Sequence[Fork]) -> list[Leg]:
+    async def _living(self, chain: Sequence[Leg], dead: set[SessionId], forks: Sequence[Fork]) -> list[Leg]:
         """Who still answers, and where they stand. What cut or copied rows and may have been lost is said again."""
-        hopeful = [leg for leg in self._chain.legs if leg.session not in dead]
+        hopeful = [leg for leg in chain if leg.session not in dead]
         for leg in hopeful:
             for fork in forks:
                 self._chain.post(leg, replace(fork, session=leg.session, onward=False).pack())
@@ -231,9 +284,9 @@ class Repair:
                 self._note(Trouble(f"no answer from peer {leg.peer}", ban=(leg.peer,)))
         return living
 
-    def _planned(self, living: Sequence[Leg]) -> list[Leg]:
+    def _planned(self, chain: Sequence[Leg], living: Sequence[Leg], avoid: Collection[PeerId] = ()) -> list[Leg]:
         me = self._client.me.peer
-        parts = segments(self._chain.legs, {leg.session for leg in living})
+        parts = segments(chain, {leg.session for leg in living})
         standing = {leg.session: leg for leg in living}
         legs: list[Leg] = []
         for part in parts or [Hole(Span(0, self._client.model.num_blocks), None, None)]:
@@ -241,9 +294,15 @@ class Repair:
                 legs.append(standing[part.session])
             else:
                 source, sink = part.prev or me, part.next or me
-                lost = {leg.hop.precision for leg in self._chain.legs if leg.session not in standing}
+                lost = {leg.hop.precision for leg in chain if leg.session not in standing}
                 hops = self._client.plan(
-                    part.blocks, source=source, sink=sink, lease=self._lease, like=lost, hosting=self._hosted
+                    part.blocks,
+                    source=source,
+                    sink=sink,
+                    lease=self._lease,
+                    like=lost,
+                    avoid=avoid,
+                    hosting=self._hosted,
                 )
                 legs.extend(Leg(hop, new_session_id()) for hop in hops)
         return legs
@@ -271,6 +330,9 @@ class Repair:
         if isinstance(answer, Busy):
             client.backoff.rest(leg.peer, answer.retry_after)
             return BusyError(answer.message, answer.retry_after)
+        if isinstance(answer, Fault) and answer.code is FaultCode.DRAINING:
+            client.backoff.rest(leg.peer, LEAVING_SECONDS)
+            return _TryAgain(answer.message)
         said = answer.message if isinstance(answer, Fault) else "it lacks the adapter, however often it is sent"
         refusal = f"peer {leg.peer} refused a session: {said}"
         self._note(Trouble(refusal, ban=(leg.peer,)))
@@ -298,6 +360,7 @@ class Repair:
         for wiring in kept:
             if wiring.leg in changed:
                 self._chain.post(wiring.leg, Relink(wiring.leg.session, prev=wiring.prev).pack())
+                self._prev[wiring.leg.session] = wiring.prev
         heard, _ = await self._chain.roll_call(changed, self._client.ping_seconds)
         silent = {leg.session for leg in changed} - {leg.session for leg in heard}
         if silent:

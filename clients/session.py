@@ -8,7 +8,7 @@ has everybody send on from there (`clients.repair`). Steps are idempotent, so th
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,12 +19,13 @@ from clients.chain import Chain, Trouble
 from clients.client import Client
 from clients.events import Event, Observer
 from clients.events import Step as StepDone
+from clients.handover import Handover, Standing
 from clients.history import Embed, History
 from clients.pending import Pending, Wanted
 from clients.repair import Repair
-from fault.mend import RowGoal
+from fault.mend import Leg, RowGoal
 from swarm.codecs import encode
-from swarm.errors import HopError, UsageError, WireError
+from swarm.errors import HopError, SwarmError, UsageError, WireError
 from swarm.ids import RowId
 from swarm.messages import Fault, FaultCode, Fork, ForkEntry, Message, Out, Step, StepRow
 from swarm.training import PackedAdapter
@@ -71,9 +72,17 @@ class Session:
         self._auditor = None if adapters or hosted else auditor
         self._recent = Recent()
         self._turn = asyncio.Lock()
-        self.chain = Chain()
+        self.chain = Chain(lambda: self._handover.begin())
         self._repair = Repair(
             client, self.chain, lease=lease, patience=patience, adapters=adapters or {}, hosted=hosted, tell=self._tell
+        )
+        self._handover = Handover(
+            client,
+            self.chain,
+            self._repair,
+            lengths=lambda: self._lengths,
+            send=self._send_from,
+            change_over=self._change_over,
         )
 
     # --- what a model does with a session ---
@@ -105,7 +114,7 @@ class Session:
             entries = self._take_in(rows, hidden)
             wanted = {e.row: Wanted(e.want, e.at + e.n) for e in entries if e.want < e.at + e.n}
             self._pending = Pending(wanted, self._client.hidden_size, hidden.dtype)
-            self._send(entries, hidden)
+            self._send(self.chain.legs[0], entries, hidden)
             await self._collect(sum(e.n for e in entries), len(entries))
             if wanted:
                 self._unconfirmed.clear()  # outputs came back, so every hop has passed these on
@@ -147,6 +156,7 @@ class Session:
 
     async def close(self) -> None:
         """Free everything on every hop; safe to repeat."""
+        await self._handover.close()
         self.chain.close()
 
     # --- inside ---
@@ -188,6 +198,7 @@ class Session:
         first = self.chain.legs[0]
         fork = Fork(first.session, tuple(entries), drop)
         self._unconfirmed.append(fork)
+        self._handover.note(fork)
         self.chain.post(first, fork.pack())
 
     def _take_in(self, rows: Sequence[RowChunk], hidden: Tensor) -> list[StepRow]:
@@ -203,8 +214,8 @@ class Session:
             raise UsageError(f"{hidden.shape[0]} hidden states were given for rows of {offset} tokens")
         return entries
 
-    def _send(self, entries: Sequence[StepRow], hidden: Tensor) -> None:
-        """Post steps to the first hop; long prompts in pieces, so that hops overlap."""
+    def _send(self, first: Leg, entries: Sequence[StepRow], hidden: Tensor) -> None:
+        """Post steps to a first hop; long prompts in pieces, so that hops overlap."""
         budget = self._client.piece_tokens(self.chain.hops, tokens=len(hidden))
         batch: list[StepRow] = []
         begin = offset = 0
@@ -213,14 +224,14 @@ class Session:
                 n = min(budget, entry.at + entry.n - at)
                 full = offset - begin + n > budget
                 if batch and (full or batch[-1].row == entry.row):
-                    self._post_step(batch, hidden[begin:offset])
+                    self._post_step(first, batch, hidden[begin:offset])
                     batch, begin = [], offset
                 batch.append(StepRow(entry.row, at, n, entry.want))
                 offset += n
-        self._post_step(batch, hidden[begin:offset])
+        self._post_step(first, batch, hidden[begin:offset])
 
-    def _post_step(self, rows: Sequence[StepRow], hidden: Tensor) -> None:
-        first, codec = self.chain.legs[0], self._client.codec
+    def _post_step(self, first: Leg, rows: Sequence[StepRow], hidden: Tensor) -> None:
+        codec = self._client.codec
         self.chain.post(first, Step(first.session, tuple(rows), codec, encode(hidden, codec)).pack())
 
     async def _collect(self, tokens: int, rows: int) -> None:
@@ -263,14 +274,40 @@ class Session:
     async def _mend(self, trouble: Trouble) -> None:
         if trouble.drop and self.chain.legs and self._spare & self._lengths.keys():
             self._apply((), set(self._lengths) - self._spare)
-        goals = {
+        goals = self._goals()
+        await self._repair.mend(trouble, goals, self._unconfirmed)
+        self._catch_up(goals)
+
+    async def _change_over(self, legs: Sequence[Leg], standing: Callable[[], Awaitable[Standing]]) -> None:
+        """Go on with a chain that was prepared, between two steps. Raises SwarmError; then it goes on with what is left
+        of the one before."""
+        async with self._turn:
+            known, goals = await standing(), self._goals()
+            try:
+                await self._repair.switch(legs, known, goals, self._unconfirmed)
+            except SwarmError as error:
+                await self._mend(Trouble(f"peers could not be replaced in good order: {error}"))
+                raise
+            self._catch_up(goals)
+
+    def _goals(self) -> dict[RowId, RowGoal]:
+        return {
             row: RowGoal(length, want if (want := self._pending.want(row)) is not None else length)
             for row, length in self._lengths.items()
         }
-        await self._repair.mend(trouble, goals, self._unconfirmed)
-        standing = self.chain.legs[0].rows
+
+    def _catch_up(self, goals: Mapping[RowId, RowGoal]) -> None:
+        """Send the first hop what it lacks."""
+        first = self.chain.legs[0]
         for row, goal in goals.items():
-            start = min(standing.get(row, 0), goal.length)
-            if start < goal.length:
-                hidden = self._history.hidden(row, start, goal.length)
-                self._send([StepRow(row, start, goal.length - start, goal.want)], hidden)
+            self._send_row(first, row, min(first.rows.get(row, 0), goal.length), goal)
+
+    def _send_from(self, first: Leg, starts: Mapping[RowId, int]) -> None:
+        """Send a first hop what rows hold from these positions on."""
+        for row, start in starts.items():
+            self._send_row(first, row, start, RowGoal(self._lengths[row], self._lengths[row]))
+
+    def _send_row(self, first: Leg, row: RowId, start: int, goal: RowGoal) -> None:
+        if start < goal.length:
+            hidden = self._history.hidden(row, start, goal.length)
+            self._send(first, [StepRow(row, start, goal.length - start, goal.want)], hidden)

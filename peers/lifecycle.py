@@ -4,8 +4,8 @@
 
 The executor may fail and is started again, the peer being JOINING meanwhile; everything else that fails ends this life.
 Cancelling `run` is how a peer is asked to leave: it drains. It announces that, refuses new sessions, tells those it has
-to move on, serves them until the last has done so or some seconds have passed, and then says goodbye. Cancelling it again
-cuts that short.
+to move on, serves them until the last has done so or some seconds have passed, and then says goodbye. Cancelling it
+again cuts that short.
 """
 
 import asyncio
@@ -108,7 +108,6 @@ class Patience:
 
     settle: float = 0.5
     drain: float = 30.0
-    glance: float = 0.1  # between looks at whether sessions are left
     moves: float = 10.0  # between looks at where others reach us
     timing: Timing = field(default_factory=Timing)
     restarts: RestartPolicy = field(default_factory=RestartPolicy)
@@ -281,21 +280,22 @@ class Lifecycle:
 
     async def _leave(self, node: PeerNode, announcer: Announcer, keeping: asyncio.Task[None]) -> None:
         """Turn new sessions away, say so to all, and serve those that are open until they have moved, for some time."""
-        node.drain()
         announcer.change(state=PeerState.DRAINING)
-        began, loop = node.sessions, asyncio.get_running_loop()
-        until = loop.time() + self._patience.drain
+        began, limit = node.sessions, self._patience.drain
         if began:
             _log.info(
-                "draining: no new sessions; %d that are open may move to other peers for up to %.0f s "
-                "(once more Ctrl-C leaves at once)",
+                "draining: no new sessions, and up to %.0f s for %d that are open to move to other peers; "
+                "to leave at once, stop it again",
+                limit,
                 began,
-                self._patience.drain,
             )
-        while node.sessions and not keeping.done() and loop.time() < until:
-            await asyncio.sleep(self._patience.glance)
+        draining = asyncio.create_task(node.drain(limit), name="draining")
+        try:
+            await asyncio.wait((draining, keeping), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            draining.cancel()
         if began:
-            _log.info("drained: %d of %d sessions have moved or ended", began - node.sessions, began)
+            _log.info("drained: %d sessions of %d have moved or ended", began - node.sessions, began)
 
 
 @asynccontextmanager

@@ -82,6 +82,8 @@ class PeerNode:
         self._asides: dict[SessionId, SessionId] = {}  # the same of whoever is to take over from a next hop
         self._onward: dict[PeerId, Onward] = {}
         self._accepted: set[_Accepted] = set()
+        self._idle = asyncio.Event()  # while no session is open
+        self._idle.set()
 
     @property
     def sessions(self) -> int:
@@ -104,11 +106,20 @@ class PeerNode:
                 self._forget(session)
             raise
 
-    def drain(self) -> None:
-        """Take no new session from now on, and tell those that are open to move on while they are still served."""
+    async def drain(self, limit: float) -> int:
+        """Take no new session from now on, tell those that are open to move on, and serve them until the last has gone
+        or `limit` seconds have passed; returns how many are left. `resume` ends it, for who only moves or pauses."""
         self._draining = True
         for session, known in self._sessions.items():
             known.owner.outlet.post(Fault(session, FaultCode.DRAINING, "this peer is leaving").pack())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limit):
+                await self._idle.wait()
+        return self.sessions
+
+    def resume(self) -> None:
+        """Take new sessions again."""
+        self._draining = False
 
     async def close(self) -> None:
         """Close every stream, in and out."""
@@ -203,6 +214,7 @@ class PeerNode:
         if known is None and mine >= self._limits.sessions:
             return Busy(session, 1.0, f"one client may have {self._limits.sessions} sessions here")
         self._sessions[session] = known = known or _Session(accepted, None, session)
+        self._idle.clear()
         if isinstance(message, Open):
             self._feed(session, known, message)
         return None
@@ -233,6 +245,8 @@ class PeerNode:
             self._end_aside(known)
         if known is not None and self._feeding.get(known.next_session) == session:
             del self._feeding[known.next_session]
+        if not self._sessions:
+            self._idle.set()
 
     # --- what goes out ---
 

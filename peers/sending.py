@@ -81,9 +81,7 @@ def _frame(
     return session.next.peer, _step(session, session.sends_as, rows, body, trace)
 
 
-def aside_frame(
-    session: HopSession, aside: Aside, rows: tuple[StepRow, ...], outputs: Tensor
-) -> tuple[PeerId, bytes]:
+def aside_frame(session: HopSession, aside: Aside, rows: tuple[StepRow, ...], outputs: Tensor) -> tuple[PeerId, bytes]:
     """The same for whoever is to take over from the next hop; all of it, which fits into one frame."""
     return aside.to.peer, _step(session, aside.session, rows, encode(outputs, session.codec), ())
 

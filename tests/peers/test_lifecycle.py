@@ -26,7 +26,7 @@ MODEL = Digest("0" * 64)
 HALF = Room(4)  # of the eight blocks
 PATIENCE = Patience(
     settle=0.5,
-    grace=5.0,
+    drain=5.0,
     timing=Timing(period=20, lifetime=60, first_retry=1),
     restarts=RestartPolicy(most=5, window=600, first=0.5, longest=30),
 )
@@ -296,7 +296,7 @@ async def test_leaving_peer_does_not_wait_for_ever() -> None:
         await stream.send(opening(volunteer.ready.result().placement.span).pack())
         await asyncio.sleep(0.1)
         volunteer.task.cancel()
-        await asyncio.wait([volunteer.task], timeout=PATIENCE.grace + 2)
+        await asyncio.wait([volunteer.task], timeout=PATIENCE.drain + 2)
         assert volunteer.task.done()
 
 
