@@ -45,6 +45,7 @@ class Client:
     dial_seconds = 5.0
     open_seconds = 10.0  # a session opens in one round trip; the rest is for a peer busy with a long batch
     ping_seconds = 3.0
+    leaving_seconds = 30.0  # for which a peer that leaves is not asked again; by then its record says so
     stall_floor = 1.5  # s; a time limit below this would only measure the scheduler
     stall_factor = 4.0
 
@@ -125,6 +126,10 @@ class Client:
                 with suppress(NetworkError):  # the swarm is out of reach for now; who waits has a limit
                     await self.refresh()
                 await asyncio.sleep(seconds)
+
+    def leaves(self, peer: PeerId) -> None:
+        """A peer says that it leaves, which is no failure."""
+        self.backoff.rest(peer, self.leaving_seconds)
 
     def until_change(self) -> float:
         """Seconds after which planning again may find what it does not find now."""

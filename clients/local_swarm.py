@@ -21,6 +21,7 @@ START_SECONDS = 180.0
 WATCH_SECONDS = 1.0  # between two looks at whether a gateway still runs
 LAST_LINES = 12  # of a log in an error
 EXACT = "fp32"  # unless told otherwise, so that answers can be compared with those of one process
+DRAIN_SECONDS = 5  # for sessions of a peer that leaves; when all of them end, nobody is there to take them
 SHARED_MACHINE = {"OMP_WAIT_POLICY": "PASSIVE"}  # threads that wait must not spin where other peers compute
 
 
@@ -41,7 +42,8 @@ class LocalSwarm:
         way_in = ["--initial-peers", self.address] if self.peers else ["--new-swarm"]
         own = ["--identity-path", str(self._folder / f"{name}.key"), "--public-name", name]
         common = ["--cache-dir", str(self._cache), "--threads", str(self._threads), "--dtype", EXACT]
-        command = [self._model, *way_in, *own, *common, *arguments]
+        patience = ["--drain-limit", str(DRAIN_SECONDS)]
+        command = [self._model, *way_in, *own, *common, *patience, *arguments]
         environment = {**SHARED_MACHINE, "OMP_NUM_THREADS": str(self._threads)}
         peer = ServeProcess(command, name=name, environment=environment)
         self.peers.append(self._stack.enter_context(peer))

@@ -24,7 +24,6 @@ __all__ = ["Repair"]
 PATIENT_STALLS = 20  # a hop that says it has work waiting is slow, not dead, this many times
 BUSY_STEPS = 3  # a hop that has no room for a running session this often is replaced
 SENDINGS = 3  # how often a hop is sent adapters that it says it lacks
-LEAVING_SECONDS = 30.0  # for which a peer that leaves is not asked again; by then its record says so
 LEAST_RATE = 1 << 17  # bytes/s at which adapters travel at least
 
 
@@ -198,7 +197,7 @@ class Repair:
         and nobody knows of them yet. Raises MissingBlocks, Busy or NetworkError."""
         had, away = self._chain.legs, {leg.session for leg in leaving}
         for leg in leaving:
-            self._client.backoff.rest(leg.peer, LEAVING_SECONDS)
+            self._client.leaves(leg.peer)
         staying = [leg for leg in had if leg.session not in away]
         legs = self._planned(had, staying, avoid={leg.peer for leg in leaving})
         known = {leg.session for leg in staying}
@@ -331,7 +330,7 @@ class Repair:
             client.backoff.rest(leg.peer, answer.retry_after)
             return BusyError(answer.message, answer.retry_after)
         if isinstance(answer, Fault) and answer.code is FaultCode.DRAINING:
-            client.backoff.rest(leg.peer, LEAVING_SECONDS)
+            client.leaves(leg.peer)
             return _TryAgain(answer.message)
         said = answer.message if isinstance(answer, Fault) else "it lacks the adapter, however often it is sent"
         refusal = f"peer {leg.peer} refused a session: {said}"

@@ -82,7 +82,7 @@ class Story(BaseStreamer):
         elif isinstance(event, Waiting):
             self.say("[yellow]waiting[/]", event.reason)
         elif isinstance(event, ChainChanged):
-            word = "mended" if self.chains else "chain"
+            word = "moved" if event.left else "mended" if self.chains else "chain"
             self.chains.append(event.hops)
             self.say(f"[cyan]{word} in {event.seconds * 1000:.0f} ms[/]", show_chain(event.hops, self._names))
 

@@ -41,6 +41,11 @@ class Backoff(Generic[K]):
     def forgive(self, peer: K) -> None:
         self._failed.pop(peer, None)
 
+    def failures(self, peer: K) -> int:
+        """In a row, so far."""
+        known = self._failed.get(peer)
+        return known.count if known else 0
+
     def avoided(self) -> frozenset[K]:
         """The peers to leave alone now."""
         now = self._clock()

@@ -144,6 +144,13 @@ def serve(
     revision: Annotated[
         str | None, typer.Option(metavar="NAME", help="Branch, tag or commit of a model on the hub.")
     ] = None,
+    drain_limit: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            help="When told to leave, serve open sessions for so long at most, while they move to other peers.",
+        ),
+    ] = 30.0,
     log_format: Annotated[
         LogFormat, typer.Option(help="For people on stderr, or one JSON object a line on stdout.")
     ] = LogFormat.PRETTY,
@@ -158,7 +165,7 @@ def serve(
     """Serve blocks of a model to the swarm.
 
     Begin a swarm with --new-swarm, or join one with --initial-peers; every peer prints the line that joins it. Ctrl-C
-    leaves in good order, a second one at once.
+    or SIGTERM leaves in good order: sessions move to other peers first. A second one leaves at once.
     """
     weaker = outranked(context, "initial_peers", "new_swarm") | outranked(context, "blocks", "num_blocks")
     data = data_folder(os.environ, Path.home())
@@ -190,6 +197,7 @@ def serve(
         cache=cache_dir or default_cache(os.environ),
         revision=revision,
         public_name=public_name,
+        drain_limit=drain_limit,
     )
     console = Console(stderr=True)
     setup_logging(log_format, console=console)

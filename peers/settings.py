@@ -19,6 +19,7 @@ REACHES = ("auto", "direct", "relayed")
 DEVICES = "auto, cpu, cuda, cuda:N or mps"
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
 _LONGEST_NAME = 64
+LONGEST_DRAIN = 86_400  # s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +51,7 @@ class ServeSettings:
     cache: Path
     revision: str | None = None
     public_name: str = ""
+    drain_limit: float = 30.0  # s
 
     def __post_init__(self) -> None:
         if self.new_swarm and self.initial_peers:
@@ -65,6 +67,8 @@ class ServeSettings:
         _check_range("--port", self.port, 0, HIGHEST_PORT)
         _check_range("--threads", self.threads, 1)
         _check_range("--kv-cache-tokens", self.kv_tokens, 1)
+        if not 0 <= self.drain_limit <= LONGEST_DRAIN:
+            raise UsageError(f"--drain-limit is 0 to {LONGEST_DRAIN} seconds, not {self.drain_limit:g}")
         if self.precision not in PRECISIONS:
             raise UsageError(f"--dtype is one of {', '.join(PRECISIONS)}, not '{self.precision}'")
         if self.quantization not in QUANTIZATIONS:

@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -207,7 +207,9 @@ def _life(
         _log.info("loading blocks %s", span)
         return await ProcessExecutor.start(_executor_settings(settings, plan, span))
 
-    patience = Patience(settle=0.0) if settings.new_swarm else Patience()
+    patience = Patience(drain=settings.drain_limit)
+    if settings.new_swarm:
+        patience = replace(patience, settle=0.0)
     return Lifecycle(host.transport, directory, offer, start_executor, on_ready, patience=patience)
 
 

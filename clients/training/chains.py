@@ -214,7 +214,8 @@ class TrainingChains:
 
 
 def _ended(task: "asyncio.Task[TrainingHop]") -> bool:
-    return task.cancelled() or task.exception() is not None or task.result().lost is not None
+    """Whether a hop is asked nothing new."""
+    return task.cancelled() or task.exception() is not None or task.result().lost is not None or task.result().leaving
 
 
 def total(*parts: Mapping[int, Sequence[Tensor]]) -> dict[int, list[Tensor]]:

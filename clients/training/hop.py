@@ -70,6 +70,7 @@ class TrainingHop:
         self._asked: float | None = None  # when; until it is answered
         self._cost = cost
         self.lost: str | None = None  # why it ended
+        self.leaving = False  # it answers what it was asked, and then ends
         self.refusal: HopError | None = None  # that ended it: nobody else would do it either
         self._client = client
         self._session = session
@@ -114,6 +115,11 @@ class TrainingHop:
         self._stream.post(Close(self._session).pack())
         for queue in self._answers.values():
             queue.put_nowait(Missing(self._session, 0))  # wakes them; they look at `lost` first
+
+    def end_if_idle(self) -> None:
+        """Where the peer leaves and owes no answer any more."""
+        if self.leaving and not self._answers:
+            self.end(f"peer {self.hop.peer} is leaving")
 
     # --- asking -----------------------------------------------------------------------------------------------------
 
@@ -310,6 +316,11 @@ class TrainingHop:
                 queue.put_nowait(message)
 
     def _fault(self, fault: Fault) -> None:
+        if fault.code is FaultCode.DRAINING:
+            self._client.leaves(self.hop.peer)
+            self.leaving = True
+            self.end_if_idle()
+            return
         if fault.code is FaultCode.REFUSED:
             self.refusal = HopError(fault.code, f"peer {self.hop.peer} refused: {fault.message}")
         elif fault.code is not FaultCode.UNKNOWN_SESSION:
@@ -389,3 +400,4 @@ class _Asking:
 
     async def __aexit__(self, *_: object) -> None:
         self._hop._answers.pop(self._id, None)
+        self._hop.end_if_idle()

@@ -17,6 +17,7 @@ from swarm.memory import MemoryNetwork, MemoryTransport
 from swarm.messages import (
     PROTOCOL,
     Busy,
+    Close,
     Contact,
     Fault,
     FaultCode,
@@ -228,10 +229,18 @@ def test_a_peer_that_leaves_takes_no_new_session_and_keeps_the_old(checkpoint: C
         alice = await client("alice")
         session, _ = await alice.open()
         node: PeerNode = swarm.members[HOST].node
-        node.draining = True
+        draining = asyncio.create_task(node.drain(60.0))
+        notice = parse(await alice.stream.receive())
+        assert isinstance(notice, Fault)
+        assert (notice.session, notice.code) == (session, FaultCode.DRAINING)
         refusal = (await alice.open())[1]
         assert isinstance(refusal, Fault)
         assert refusal.code is FaultCode.DRAINING
         assert isinstance(await alice.ask(alice.step(session)), Out)
+        assert not draining.done()
+        await alice.stream.send(Close(session).pack())
+        assert await draining == 0
+        node.resume()
+        assert isinstance((await alice.open())[1], Ready)
 
     with_host(checkpoint, play)

@@ -52,11 +52,11 @@ class Herd:
             process.wait_ready(START_SECONDS)
             self.seen += family(process)
 
-    def start(self, span: Span) -> ServeProcess:
+    def start(self, span: Span, *more: str) -> ServeProcess:
         """One more peer, which is not ready yet. The first one of all begins the swarm, and is waited for."""
         self._started += 1
         options = ("--blocks", str(span), "--host", "127.0.0.1", "--port", "0", "--kv-cache-tokens", str(KV_TOKENS))
-        process = self.swarm.start(f"peer{self._started}-{span.start}", *options)
+        process = self.swarm.start(f"peer{self._started}-{span.start}", *options, *more)
         self._members.append(_Member(span, process))
         if len(self._members) == 1:
             process.wait_ready(START_SECONDS)  # the others need somebody to join

@@ -1,0 +1,65 @@
+"""Peers of a real swarm are told to leave while they compute: sessions move, or a second signal cuts them off."""
+
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import pytest
+from transformers import LogitsProcessorList, PreTrainedModel
+
+from clients.model import SwarmModelForCausalLM
+from swarm.errors import MissingBlocks
+from tests.real.conftest import MIDDLE, SPANS
+from tests.real.herd import START_SECONDS, Herd
+from tests.real.prompts import Text, answers, options
+from tests.real.watching import AtToken, Watch
+
+STREAMS = 3
+NEW = 24
+TOLD_AT = 4
+LONG = "600"  # s
+
+
+def test_peer_told_to_leave_under_load_hands_all_streams_over(herd: Herd, local: PreTrainedModel, text: Text) -> None:
+    herd.ensure({**dict.fromkeys(SPANS, 1), MIDDLE: 2})
+    watch = Watch()
+    prompts = [text.prompt(40 + 20 * number) for number in range(STREAMS)]
+    with SwarmModelForCausalLM.from_pretrained(
+        herd.checkpoint.folder, initial_peers=herd.addresses, cache=herd.cache, observer=watch.hear
+    ) as model:
+        together = Barrier(STREAMS, action=lambda: herd.named(watch.chain[1]).terminate())
+
+        def ask(number: int) -> list[list[int]]:
+            logits = LogitsProcessorList([AtToken(TOLD_AT, together.wait)])
+            return answers(model, prompts[number], logits_processor=logits, **options("greedy", NEW))
+
+        with ThreadPoolExecutor(STREAMS) as pool:
+            ours = list(pool.map(ask, range(STREAMS)))
+    assert ours == [answers(local, prompt, **options("greedy", NEW)) for prompt in prompts]
+    left = {peer for change in watch.changes for peer in change.left}
+    assert len(left) == 1
+    assert (watch.losses, watch.lost, watch.waiting.is_set()) == ([], set(), False)
+    leaver = herd.named(left.pop())
+    assert leaver.wait(START_SECONDS) == 0
+    assert any("drained: 0 of" not in line and "sessions of" in line for line in leaver.log)
+
+
+def test_second_signal_leaves_at_once(herd: Herd, text: Text) -> None:
+    herd.ensure(dict.fromkeys(SPANS, 1))
+    for other in herd.of(MIDDLE):
+        herd.kill(other)
+    herd.bury()
+    last = herd.start(MIDDLE, "--drain-limit", LONG)
+    last.wait_ready(START_SECONDS)
+
+    def leave() -> None:
+        last.terminate()
+        last.wait_line("draining")
+        last.terminate()
+        last.wait(START_SECONDS)
+
+    with SwarmModelForCausalLM.from_pretrained(
+        herd.checkpoint.folder, initial_peers=herd.addresses, cache=herd.cache, patience=2.0
+    ) as model:
+        logits = LogitsProcessorList([AtToken(TOLD_AT, leave)])
+        with pytest.raises(MissingBlocks):
+            answers(model, text.prompt(17), logits_processor=logits, **options("greedy", NEW))
