@@ -25,7 +25,7 @@ _CODEC = "fp32"
 async def probe(client: Client, hop: Hop, hidden: Tensor, seconds: float) -> Tensor:
     """What `hop` makes of a row's first hidden states [n, hidden], in float32. Nothing of it is shared with other
     sessions there. Raises NetworkError when it does not answer within `seconds`, or not with that."""
-    chain = Chain()
+    chain = Chain(lambda: None)  # one answer is all that is wanted, whoever leaves then
     leg = Leg(hop, SessionId(secrets.token_bytes(16)))
     try:
         async with asyncio.timeout(seconds):
