@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from peers.machine import pick_port
 from peers.settings import ServeSettings
 from swarm.addresses import listen_address
 from swarm.door import Door
@@ -37,10 +36,10 @@ class _Way:
     relays: tuple[str, ...] = ()
 
 
-async def arrive(settings: ServeSettings, identity: Identity, door: Door | None = None) -> Libp2pHost:
-    """A host that others can reach, one way or the other; `door`: of the private swarm it is for. Raises NetworkError,
-    AccessError."""
-    way = await _find_way(settings)
+async def arrive(settings: ServeSettings, identity: Identity, port: int, door: Door | None = None) -> Libp2pHost:
+    """A host that others can reach, one way or the other, at `port` or any for 0; `door`: of the private swarm it is
+    for. Raises NetworkError, AccessError."""
+    way = await _find_way(settings, port)
     host = await Libp2pHost.start(
         identity,
         host=settings.host,
@@ -61,8 +60,7 @@ async def arrive(settings: ServeSettings, identity: Identity, door: Door | None 
     return host
 
 
-async def _find_way(settings: ServeSettings) -> _Way:
-    port = pick_port(settings.host, settings.port)
+async def _find_way(settings: ServeSettings, port: int) -> _Way:
     local = ipaddress.ip_address(settings.host).is_loopback
     if settings.reach == "direct" or (settings.reach == "auto" and (local or settings.announce)):
         return _Way(port)  # nobody needs to be asked

@@ -18,7 +18,7 @@ try:
 except ImportError:  # Windows has no flock
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["hold_identity"]
+__all__ = ["hold_identity", "try_lock"]
 
 MOST_PEERS = 64  # with identities of the data folder, on one machine
 
@@ -29,7 +29,7 @@ def hold_identity(path: Path | None, data: Path) -> Iterator[tuple[Identity, Pat
     meanwhile. Raises IdentityError when it is in use or can't be read."""
     for candidate in [path] if path is not None else _candidates(data):
         identity = Identity.load_or_create(candidate)
-        descriptor = _lock(candidate)
+        descriptor = try_lock(candidate)
         if descriptor is None:
             continue
         try:
@@ -48,7 +48,7 @@ def _candidates(data: Path) -> list[Path]:
     return [data / ("identity" if number == 1 else f"identity-{number}") for number in range(1, MOST_PEERS + 1)]
 
 
-def _lock(path: Path) -> int | None:
+def try_lock(path: Path) -> int | None:
     """A descriptor that holds the lock until it is closed, or None when another process has it."""
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
     if fcntl is None:
@@ -61,6 +61,6 @@ def _lock(path: Path) -> int | None:
     except OSError as error:
         os.close(descriptor)
         raise IdentityError(
-            f"the identity file {path} can't be locked: {error.strerror}; give --identity-path"
+            f"{path} can't be locked: {error.strerror}; give --identity-path and --port, or another data folder"
         ) from error
     return descriptor

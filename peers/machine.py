@@ -7,7 +7,6 @@ import asyncio
 import json
 import os
 import shutil
-import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,9 @@ from typing import Any
 
 import psutil
 
-from swarm.entrance import USUAL_PORT
 from swarm.errors import UsageError
 
-__all__ = ["Device", "find_device", "free_memory", "physical_cores", "pick_port"]
+__all__ = ["Device", "find_device", "free_memory", "physical_cores"]
 
 SHARE = 0.8  # of what is free; the rest is for activations, libraries and everyone else's work
 PROBE_PATIENCE = 60.0  # seconds; importing torch from a cold disk is slow
@@ -114,15 +112,3 @@ def _read_number(path: Path) -> int | None:
         return int(path.read_text())
     except (OSError, ValueError):  # no cgroup, or the word "max"
         return None
-
-
-def pick_port(host: str, wanted: int | None) -> int:
-    """`wanted`, or else the usual port if nobody has it, or else 0: one that the system picks."""
-    if wanted is not None:
-        return wanted
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        try:
-            probe.bind((host, USUAL_PORT))
-        except OSError:
-            return 0
-    return USUAL_PORT

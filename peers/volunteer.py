@@ -18,6 +18,7 @@ from peers.identity_lock import hold_identity
 from peers.lifecycle import Lifecycle, Offer, Patience, Served
 from peers.machine import Device, find_device, physical_cores
 from peers.memory_budget import BlockCost, blocks_that_fit, must_stream, readable
+from peers.ports import hold_port
 from peers.precision import Precision, choose
 from peers.process_executor import ProcessExecutor
 from peers.profiling import profile_path, read_profile
@@ -68,7 +69,8 @@ async def volunteer(settings: ServeSettings, view: View) -> None:
         _log.info("identity %s from %s", identity.peer_id, path)
         plan = await _plan(settings)
         door = _door(settings, identity)
-        host = await arrive(settings, identity, door)
+        port = stack.enter_context(hold_port(settings.host, settings.port, settings.data))
+        host = await arrive(settings, identity, port, door)
         stack.push_async_callback(host.close)
         _log.info("joining the swarm" if settings.initial_peers else "beginning a new swarm")
         directory = await KademliaDirectory.start(

@@ -12,6 +12,10 @@ __all__ = ["Codecs", "Compress", "Compression", "Exchange"]
 
 LEAST_BYTES = 32 << 10  # of an exchange that says something of a line: of less, delays tell more
 WEIGHT = 0.3  # of a new measurement
+EACH_WAY = 2  # hidden states of a token that a line carries: in and the gradient back, or out and its gradient
+HIDDEN = (
+    0.5  # of the slowest hop's computing, the part behind which others' transfers are hidden: chains fill and drain
+)
 FORWARD = ("int8",)  # what may take the place of the connection's codec, the most exact first
 BACKWARD = ("grad8", "grad4")
 
@@ -87,9 +91,9 @@ class Compression:
             pace.byte_seconds = _smoothed(pace.byte_seconds, max(0.0, exchange.seconds - exchange.busy) / moved)
 
     def codecs(self, peer: PeerId) -> Codecs:
-        """What suits the line to `peer`: the most exact codecs with which a token takes no longer on it than computing
-        it takes at the slowest hop, so that no more is lost than speeds anything up (after AdaTopK in FusionLLM, which
-        leaves out most where a line is slowest)."""
+        """What suits the line to `peer`: the most exact codecs with which a token takes no longer on it than half of
+        what computing it takes at the slowest hop, so that no more is lost than speeds anything up (after AdaTopK in
+        FusionLLM, which leaves out most where a line is slowest)."""
         if self.mode in (Compress.NONE, Compress.SUMS):
             return Codecs(self.codec, self.codec)
         if self.mode is Compress.INT8:
@@ -103,7 +107,7 @@ class Compression:
 
     def _choose(self, ladder: tuple[str, ...], byte_seconds: float, longest: float) -> str:
         for codec in (self.codec, *map(self._least, ladder)):
-            if byte_seconds * body_size(codec, 1, self.width) <= longest:
+            if EACH_WAY * byte_seconds * body_size(codec, 1, self.width) <= HIDDEN * longest:
                 return codec
         return self._least(ladder[-1])
 

@@ -33,7 +33,7 @@ def test_nothing_is_left_out_before_anything_is_known() -> None:
 
 
 def test_only_the_slow_line_is_spared() -> None:
-    compression = knowing({FAST: (100e6, 0.2), SLOW: (1.25e6, 0.2)})
+    compression = knowing({FAST: (100e6, 0.3), SLOW: (1.25e6, 0.3)})
     assert compression.codecs(FAST) == RAW
     assert compression.codecs(SLOW) == Codecs("int8", "grad8", "grad8")
 
