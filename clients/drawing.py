@@ -26,6 +26,7 @@ _STYLES = {
     PeerState.JOINING: "yellow",
     PeerState.ONLINE: "green",
     PeerState.DRAINING: "magenta",
+    PeerState.PAUSED: "blue",
     PeerState.OFFLINE: "bright_black",
 }
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from math import inf
 from typing import Protocol
 
 from peers.announce import Announcer, Load, Timing
@@ -137,6 +138,53 @@ class Lifecycle:
         self._patience = patience
         self._clock = clock
         self._executor: Executor | None = None
+        self._serving: tuple[PeerNode, Announcer] | None = None
+        self._pauses: set[str] = set()  # why it pauses
+        self._draining: asyncio.Task[int] | None = None
+
+    # --- pausing ------------------------------------------------------------------------------------------------
+
+    def pause(self, reason: str) -> None:
+        """Give the device back as soon as others have taken over: no new sessions, and those that are open move on, or
+        end here if nobody else can go on with them. It is remembered while nothing is served yet."""
+        if reason in self._pauses:
+            return
+        self._pauses.add(reason)
+        _log.info("paused: %s", reason)
+        self._heed_pauses()
+
+    def resume(self, reason: str) -> None:
+        """`reason` is one no more; without any other one sessions are taken again."""
+        if reason not in self._pauses:
+            return
+        self._pauses.remove(reason)
+        _log.info("no longer paused: %s", reason)
+        self._heed_pauses()
+
+    @property
+    def paused(self) -> bool:
+        return bool(self._pauses)
+
+    def _heed_pauses(self) -> None:
+        if self._serving is None:
+            return
+        node, announcer = self._serving
+        if announcer.record.state in (PeerState.ONLINE, PeerState.PAUSED):
+            announcer.change(state=self._state)
+        if self._draining is not None:
+            self._draining.cancel()
+            self._draining = None
+        if self.paused:
+            self._draining = asyncio.create_task(node.drain(inf), name="pausing")
+        else:
+            node.resume()
+
+    @property
+    def _state(self) -> PeerState:
+        """While all is well."""
+        return PeerState.PAUSED if self.paused else PeerState.ONLINE
+
+    # --- the whole of it ----------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Serves until it is cancelled. Raises SwarmError when it can't begin or can't go on."""
@@ -210,6 +258,8 @@ class Lifecycle:
         moving = asyncio.create_task(self._follow_moves(announcer), name="addresses")
         try:
             await node.start()
+            self._serving = node, announcer
+            self._heed_pauses()
             await self._come_online(executor, announcer)
             addresses = announcer.record.contact.addresses
             self._on_ready(Served(placement, addresses, executor, lambda: announcer.record))
@@ -218,6 +268,9 @@ class Lifecycle:
             await self._leave(node, announcer, keeping)
             raise
         finally:
+            self._serving = None
+            if self._draining is not None:
+                self._draining.cancel()
             moving.cancel()
             keeping.cancel()
             with suppress(asyncio.CancelledError, SwarmError):  # what it raised by itself has been raised above
@@ -227,7 +280,7 @@ class Lifecycle:
     async def _come_online(self, executor: Executor, announcer: Announcer) -> None:
         """Announces what was measured; soon again if the directory does not take it now."""
         announcer.change(
-            state=PeerState.ONLINE,
+            state=self._state,
             contact=await self._contact(),
             throughput=executor.pace.throughput,
             prefill=executor.pace.prefill,
@@ -255,7 +308,7 @@ class Lifecycle:
                 announcer.change(state=PeerState.JOINING)
                 await self._revive(executor, restarts, lost)
                 await self._come_online(executor, announcer)
-                _log.info("online again")
+                _log.info("paused again" if self.paused else "online again")
 
     async def _revive(self, executor: Executor, restarts: Restarts, lost: ExecutorLost) -> None:
         while True:

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from peers.memory_budget import parse_size
+from peers.pausing import Condition
 from peers.settings import (
     DEVICES,
     PRECISIONS,
@@ -135,6 +136,13 @@ def serve(
             help="Of the device's time, for fine-tuning while others generate here; 0 takes no fine-tuning.",
         ),
     ] = 0.3,
+    pause_when: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="WHEN",
+            help="Pause by itself: on battery, or while other programs take more than so much: cpu>60; repeatable.",
+        ),
+    ] = None,
     identity_path: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="The key file; by default the first free one in ~/.local/share/swarm."),
@@ -178,6 +186,7 @@ def serve(
         new_swarm=(new_swarm and "new_swarm" not in weaker) or (private and not peers),
         invite=OwnSwarm(data).found() if private else invite,
         private=private,
+        pause_when=tuple(map(Condition.parse, pause_when or ())),
         blocks=Span.parse(blocks) if blocks is not None and "blocks" not in weaker else None,
         num_blocks=None if "num_blocks" in weaker else num_blocks,
         host=host,

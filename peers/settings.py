@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from peers.pausing import Condition
 from swarm.entrance import HIGHEST_PORT
 from swarm.errors import UsageError
 from swarm.ids import ADAPTER_NAME, MAX_ADAPTERS, Span
@@ -31,6 +32,7 @@ class ServeSettings:
     initial_peers: tuple[str, ...] = ()
     new_swarm: bool = False
     invite: Invite | None = None  # to a private swarm
+    pause_when: tuple[Condition, ...] = ()
     private: bool = False  # the invite is the owner's
     blocks: Span | None = None
     num_blocks: int | None = None

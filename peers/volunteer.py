@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from peers.identity_lock import hold_identity
 from peers.lifecycle import Lifecycle, Offer, Patience, Served
 from peers.machine import Device, find_device, physical_cores
 from peers.memory_budget import BlockCost, blocks_that_fit, must_stream, readable
+from peers.pausing import keep_pausing, read_machine
 from peers.ports import hold_port
 from peers.precision import Precision, choose
 from peers.process_executor import ProcessExecutor
@@ -38,11 +39,13 @@ from swarm.libp2p import Libp2pHost
 from swarm.own_swarm import OwnSwarm, revocations_path
 from swarm.peft_folder import check_base, find_folder, read_folder
 from swarm.revocations import Revocations
+from swarm.running import PAUSE, RESUME
 
 __all__ = ["volunteer"]
 
 _log = logging.getLogger(__name__)
 
+TOLD = "it was told to"  # why it pauses
 SMALLEST = "int4"  # what takes the least memory of all precisions
 
 
@@ -92,6 +95,9 @@ async def volunteer(settings: ServeSettings, view: View) -> None:
             watch.begin(_ready(settings, plan, host, served), served)
 
         life = _life(settings, plan, host, directory, on_ready)
+        if settings.pause_when:
+            others.append(keep_pausing(life, settings.pause_when, read_machine()))
+        stack.enter_context(_pausing_when_told(life))
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(other) for other in others]
             await life.run()
@@ -104,6 +110,19 @@ def _door(settings: ServeSettings, identity: Identity) -> Door | None:
         return None
     path = revocations_path(settings.data, settings.invite.swarm)
     return Door(settings.invite, identity.peer_id, Revocations(settings.invite.swarm, path))
+
+
+@contextmanager
+def _pausing_when_told(life: Lifecycle) -> Iterator[None]:
+    """`swarm pause` and `swarm resume` send signals."""
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(PAUSE, life.pause, TOLD)
+    loop.add_signal_handler(RESUME, life.resume, TOLD)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(PAUSE)
+        loop.remove_signal_handler(RESUME)
 
 
 async def _guard(host: Libp2pHost) -> None:

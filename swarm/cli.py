@@ -50,6 +50,8 @@ COMMANDS: Mapping[str, Entry | Group] = {
     "status": Entry("clients.status:status", "Show which peers hold which blocks, and how they are."),
     "invite": Entry("clients.access:invite", "Make an invite to your private swarm."),
     "revoke": Entry("clients.access:revoke", "Take an invite to your private swarm back."),
+    "pause": Entry("clients.terminal.pause:pause", "Have peers on this machine take no sessions for a while."),
+    "resume": Entry("clients.terminal.pause:resume", "Have paused peers on this machine go on."),
     "ps": Entry("clients.terminal.ps:ps", "List the peers and gateways that run on this machine."),
     "list": Entry("clients.terminal.listing:list_models", "List the models that are on this machine."),
     "pull": Entry("clients.terminal.pull:pull", "Fetch a model, or the part of it that a peer needs, beforehand."),

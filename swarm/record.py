@@ -13,6 +13,7 @@ class PeerState(StrEnum):
     JOINING = "joining"
     ONLINE = "online"
     DRAINING = "draining"
+    PAUSED = "paused"
     OFFLINE = "offline"
 
 

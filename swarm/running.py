@@ -7,6 +7,7 @@ began at another time, and removes it.
 import json
 import logging
 import os
+import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -17,7 +18,9 @@ import psutil
 
 from swarm import atomic
 
-__all__ = ["Running", "announce_running", "running", "state_folder"]
+__all__ = ["PAUSE", "RESUME", "Running", "announce_running", "running", "state_folder"]
+
+PAUSE, RESUME = signal.SIGUSR1, signal.SIGUSR2  # what tells a peer that runs to do so
 
 _log = logging.getLogger(__name__)
 

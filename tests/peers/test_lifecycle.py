@@ -117,6 +117,7 @@ class Volunteer:
     executor: PaperExecutor
     directory: MemoryDirectory
     ready: asyncio.Future[Served]
+    life: Lifecycle
     task: asyncio.Task[None]
 
     async def leave(self) -> None:
@@ -136,7 +137,7 @@ def begin(world: World, name: str, *, room: Room, num_blocks: int = 8, loading: 
     offer = Offer(MODEL, "tiny", num_blocks, room, "fp32")
     transport = world.network.transport(PeerId(name))
     life = Lifecycle(transport, directory, offer, start, ready.set_result, patience=PATIENCE, clock=world.unix_time)
-    return Volunteer(PeerId(name), executor, directory, ready, asyncio.create_task(life.run(), name=name))
+    return Volunteer(PeerId(name), executor, directory, ready, life, asyncio.create_task(life.run(), name=name))
 
 
 @asynccontextmanager
@@ -325,3 +326,46 @@ async def test_blocks_outside_the_model_end_the_peer() -> None:
     volunteer = begin(World(), "a", room=Room(8, Span(6, 9)))
     with pytest.raises(UsageError, match="6:9"):
         await volunteer.task
+
+
+@in_virtual_time
+async def test_paused_peer_takes_no_sessions_and_goes_on_when_no_reason_is_left() -> None:
+    world = World()
+    async with serving(world, "a") as volunteer:
+        stream = await connect(world, "client", volunteer.peer)
+        volunteer.life.pause("battery")
+        volunteer.life.pause("it was told to")
+        await asyncio.sleep(1)
+        assert (await world.records())[volunteer.peer].state is PeerState.PAUSED
+        await stream.send(opening(Span(0, 4)).pack())
+        fault = parse(await stream.receive())
+        assert isinstance(fault, Fault)
+        assert fault.code is FaultCode.DRAINING
+        volunteer.life.resume("battery")
+        await asyncio.sleep(1)
+        assert (await world.records())[volunteer.peer].state is PeerState.PAUSED, "one reason is left"
+        volunteer.life.resume("it was told to")
+        await asyncio.sleep(1)
+        assert (await world.records())[volunteer.peer].state is PeerState.ONLINE
+
+
+@in_virtual_time
+async def test_peer_that_was_paused_stays_so_when_its_executor_is_started_again() -> None:
+    world = World()
+    async with serving(world, "a") as volunteer:
+        volunteer.life.pause("battery")
+        volunteer.executor.crash()
+        await asyncio.sleep(10)
+        assert volunteer.executor.starts == 2
+        assert (await world.records())[volunteer.peer].state is PeerState.PAUSED
+
+
+@in_virtual_time
+async def test_peer_that_is_paused_while_it_loads_comes_up_paused() -> None:
+    world = World()
+    volunteer = begin(world, "a", room=HALF)
+    volunteer.life.pause("battery")
+    await volunteer.ready
+    await asyncio.sleep(1)
+    assert (await world.records())[volunteer.peer].state is PeerState.PAUSED
+    await volunteer.leave()
