@@ -154,6 +154,10 @@ class Repair:
         stuck = _first_behind(living, lengths)
         if queues.get(stuck.session, 0) and self._strikes < PATIENT_STALLS:
             return None
+        before = legs[living.index(stuck) - 1].peer if living.index(stuck) else None
+        if before is not None and (before, stuck.peer) not in self._client.unreachable.avoided():
+            self._client.unreachable.fail((before, stuck.peer))  # it answers us, so that may be all that is wrong
+            return Trouble(f"nothing gets from peer {before} to peer {stuck.peer}; we carry it")
         return Trouble(f"peer {stuck.peer} does not get on", drop=(stuck.session,), ban=(stuck.peer,))
 
     # --- mending ---

@@ -11,7 +11,7 @@ from itertools import count
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -59,6 +59,8 @@ class Fail:
     span: int
     after: float  # virtual seconds
 
+
+PATIENCE = 3600.0  # virtual seconds for all that is tried in one example
 
 Act = Grow | Fork | Visit | Fail
 steps = st.one_of(
@@ -180,6 +182,23 @@ class Play:
 
 @pytest.mark.timeout(300)
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(  # a hop that reaches none of the next ones any more
+    acts=[
+        Grow(1),
+        Visit(23, 13),
+        Fail("cut", 0, 0.1),
+        Fail("kill", 0, 0),
+        Visit(56, 1),
+        Visit(10, 18),
+        Grow(1),
+        Fail("cut", 0, 0.1),
+        Grow(1),
+    ],
+    delay=0.0,
+    duplicate=0.0,
+    outbox_tokens=64,
+    seed=188,
+)
 @given(
     acts=st.lists(steps, min_size=1, max_size=12),
     delay=st.sampled_from((0.0, 0.01, 0.05)),
@@ -197,7 +216,8 @@ def test_outputs_are_those_of_one_piece_whatever_fails(
     seed: int,
 ) -> None:
     async def main() -> None:
-        async with MemorySwarm(checkpoint, MemoryNetwork(delay=delay, duplicate=duplicate, seed=seed)) as swarm:
+        network = MemoryNetwork(delay=delay, duplicate=duplicate, seed=seed)
+        async with asyncio.timeout(PATIENCE), MemorySwarm(checkpoint, network) as swarm:
             play = Play(swarm, reference, seed)
             play.outbox_tokens = outbox_tokens
             await play.begin(replicas=2)

@@ -18,9 +18,12 @@ from tests.virtual import run_virtual
 PROMPT = torch.tensor([5, 9, 17, 33, 2, 64, 101, 7])
 
 
+LONGEST = 7200.0  # virtual seconds
+
+
 def in_swarm(checkpoint: Checkpoint, play: Callable[[MemorySwarm], Awaitable[None]], **network: float) -> None:
     async def main() -> None:
-        async with MemorySwarm(checkpoint, MemoryNetwork(**network)) as swarm:
+        async with asyncio.timeout(LONGEST), MemorySwarm(checkpoint, MemoryNetwork(**network)) as swarm:
             await play(swarm)
 
     run_virtual(main())
@@ -127,6 +130,29 @@ def test_hops_that_cannot_reach_each_other_meet_at_the_client(checkpoint: Checkp
         assert same(await feed(session, reference, {row: PROMPT[3:]}), expected[3:])
         assert [hop.peer for hop in session.chain.hops] == ["a", "b"], "nobody was replaced"
         assert swarm.network.bytes[PeerId("client"), PeerId("b")] > PROMPT.numel() * checkpoint.hidden_size * 4
+        await session.close()
+
+    in_swarm(checkpoint, play, delay=0.01)
+
+
+def test_hop_that_reaches_none_of_the_next_ones_any_more_meets_one_at_the_client(
+    checkpoint: Checkpoint, reference: Reference
+) -> None:
+    """Its streams stay open and what it sends is lost, so nobody but the client can notice."""
+
+    async def play(swarm: MemorySwarm) -> None:
+        await swarm.add("a", Span(0, 2))
+        for name in ("b", "c"):
+            await swarm.add(name, Span(2, 4))
+        session = await swarm.session(await swarm.client(), reference)
+        row, expected = session.new_row(), reference.outputs(PROMPT)
+        assert same(await feed(session, reference, {row: PROMPT[:5]}), expected[:5])
+        for name in ("b", "c"):
+            swarm.network.partition(PeerId("a"), PeerId(name))
+        began = asyncio.get_running_loop().time()
+        assert same(await feed(session, reference, {row: PROMPT[5:]}), expected[5:])
+        assert asyncio.get_running_loop().time() - began < 10
+        assert not any(isinstance(event, PeerLost) for event in swarm.events), "nobody is to blame"
         await session.close()
 
     in_swarm(checkpoint, play, delay=0.01)
