@@ -85,6 +85,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def _note(self, context: Mapping[str, Any]) -> None:
         error = context.get("exception")
         self.failures.append(error if isinstance(error, BaseException) else RuntimeError(str(context.get("message"))))
+        if isinstance(error, BaseException) and not isinstance(error, Exception):
+            self.stop()  # a test's time limit, which would only end whatever callback was running
 
 
 def run_virtual(main: Coroutine[Any, Any, T]) -> T:
@@ -92,7 +94,12 @@ def run_virtual(main: Coroutine[Any, Any, T]) -> T:
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         loop = runner.get_loop()
         assert isinstance(loop, VirtualLoop)
-        result = runner.run(main)
+        try:
+            result = runner.run(main)
+        except RuntimeError:
+            if loop.failures:  # it was stopped
+                raise loop.failures[0] from None
+            raise
         if loop.failures:
             raise loop.failures[0]
     return result
