@@ -16,10 +16,10 @@ import tempfile
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import IO, Any, Self
 
 from swarm.errors import SwarmError
@@ -29,6 +29,7 @@ __all__ = ["ReadyPeer", "ServeProcess", "SwarmProcess"]
 
 KEPT_LINES = 2000  # of the log of one child
 SHOWN_LINES = 12  # of it in an error
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE = 15.0  # seconds between SIGTERM and SIGKILL
 
 
@@ -77,23 +78,19 @@ class SwarmProcess:
     ) -> None:
         """`environment` is added to our own; `name` is for messages."""
         self.name = name
-        self.temporary = Path(tempfile.mkdtemp(prefix="swarm-peer-"))  # the child's TMPDIR
-        started: list[subprocess.Popen[bytes]] = []
-        # Who is told to stop just now may never hand this object on, so that nobody could close it.
-        self._clean = weakref.finalize(self, _clean_up, started, self.temporary)
         self._lines: deque[str] = deque(maxlen=KEPT_LINES)
         self._ended = False  # its output
         self._closed = False
         self._news = threading.Condition()
-        self._process = subprocess.Popen(
-            [*command, "--log-format", "json", "--stop-with-stdin"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={**_without_defaults(os.environ), "TMPDIR": str(self.temporary), **(environment or {})},
-            start_new_session=True,
-        )
-        started.append(self._process)
+        with _signals_later():  # one that ends us in mid-start would leave a child that nobody knows of
+            self.temporary = Path(tempfile.mkdtemp(prefix="swarm-peer-"))  # the child's TMPDIR
+            try:
+                self._process = _start(command, self.temporary, environment or {})
+            except BaseException:
+                self.temporary.rmdir()
+                raise
+            # Who is told to stop just now may never hand this object on, so that nobody could close it.
+            self._clean = weakref.finalize(self, _clean_up, self._process, self.temporary)
         self._reader = threading.Thread(target=self._read, name=f"log of {name}", daemon=True)
         self._reader.start()
 
@@ -249,12 +246,43 @@ def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> N
         os.killpg(process.pid, number)
 
 
-def _clean_up(started: Sequence[subprocess.Popen[bytes]], temporary: Path) -> None:
+def _start(command: Sequence[str], temporary: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [*command, "--log-format", "json", "--stop-with-stdin"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**_without_defaults(os.environ), "TMPDIR": str(temporary), **environment},
+        start_new_session=True,
+    )
+
+
+@contextlib.contextmanager
+def _signals_later() -> Iterator[None]:
+    """What the main thread is told to do within, it does after."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    told: list[tuple[int, FrameType | None]] = []
+    before = {number: signal.signal(number, lambda *what: told.append(what)) for number in _ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for what, frame in told:
+        handler = before[signal.Signals(what)]
+        if callable(handler):
+            handler(what, frame)
+        elif handler is signal.SIG_DFL:
+            os.kill(os.getpid(), what)
+
+
+def _clean_up(process: subprocess.Popen[bytes], temporary: Path) -> None:
     """Whoever still runs would go on writing into the folder."""
-    for process in started:
-        if process.poll() is None:
-            _signal_group(process, signal.SIGKILL)
-            process.wait(GRACE)
+    if process.poll() is None:
+        _signal_group(process, signal.SIGKILL)
+        process.wait(GRACE)
     shutil.rmtree(temporary, ignore_errors=True)
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 import swarm.cli
-from peers.machine import USUAL_PORT
 from swarm.cli import COMMANDS, Entry, load_command
+from swarm.entrance import USUAL_PORT
 from tests.test_house import problem
 
 ROOT = Path(__file__).parent.parent

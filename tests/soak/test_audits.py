@@ -19,6 +19,8 @@ from swarm.checkpoint import Checkpoint, client_weights
 from swarm.ids import Span
 from swarm.quality import prose
 
+pytestmark = pytest.mark.soak
+
 PRECISIONS = ("fp32", "bf16", "int8", "int4")
 TEXTS, TOKENS = 20, 80
 EACH = 4  # audits of one text and one pair of precisions; 1 280 in all
