@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from swarm.door import way_in
+from swarm.door import knock, way_in
 from swarm.entrance import INVITE, is_loopback, parse_peers
 from swarm.errors import NetworkError, SwarmError, UsageError
 from swarm.event_loop import new_event_loop
@@ -109,7 +109,6 @@ def _entry(mine: Invite, invited: Sequence[Invited], wanted: str) -> Revocation:
 async def _tell(mine: Invite, entry: Revocation) -> int:
     """How many peers have heard."""
     from clients.connection import join  # brings torch and hivemind, which help does not need
-    from swarm.door import knock
 
     async with AsyncExitStack() as stack:
         host, directory = await join(stack, [mine.text()])

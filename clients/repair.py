@@ -7,6 +7,7 @@ import asyncio
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from types import MappingProxyType
 
 from clients.chain import Chain, Trouble
@@ -154,7 +155,7 @@ class Repair:
         stuck = _first_behind(living, lengths)
         if queues.get(stuck.session, 0) and self._strikes < PATIENT_STALLS:
             return None
-        before = legs[living.index(stuck) - 1].peer if living.index(stuck) else None
+        before = next((leg.peer for leg, after in pairwise(living) if after is stuck), None)
         if before is not None and (before, stuck.peer) not in self._client.unreachable.avoided():
             self._client.unreachable.fail((before, stuck.peer))  # it answers us, so that may be all that is wrong
             return Trouble(f"nothing gets from peer {before} to peer {stuck.peer}; we carry it")

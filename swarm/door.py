@@ -19,6 +19,7 @@ from swarm.errors import AccessError, NetworkError, StreamClosed, UsageError, Wi
 from swarm.ids import PeerId
 from swarm.invites import MAX_PASS, MAX_TEXT, Invite, Pass, Role, read_pass, short_id
 from swarm.revocations import MAX_REVOCATIONS, Revocations
+from swarm.sealing import printable
 from swarm.transport import Handler, Stream, Transport
 from swarm.wire import decode, encode
 
@@ -192,7 +193,7 @@ async def knock(transport: Transport, peer: PeerId, addresses: Sequence[str], do
         raise NetworkError(f"peer {peer} did not answer at its door within {KNOCK_SECONDS:g} s") from None
     if header.get("kind") == "refused":
         reason = fields.text(header.get("reason"), "a reason", 256)
-        raise AccessError("".join(letter for letter in reason if letter.isprintable()))
+        raise AccessError(printable(reason))
     if door is None:
         return False
     return door.revocations.learn(fields.entries(header.get("revoked", []), "revocations", MAX_REVOCATIONS))

@@ -29,6 +29,7 @@ __all__ = [
     "check_times",
     "open_presence",
     "open_sealed",
+    "printable",
     "seal",
     "seal_presence",
     "unseal",
@@ -59,8 +60,8 @@ def seal(record: PeerRecord, identity: Identity) -> bytes:
         raise RecordError(f"a record of peer {record.peer} can't be signed by {identity.peer_id}")
     record = replace(
         record,
-        public_name=_printable(record.public_name)[:_MAX_PUBLIC_NAME],
-        reason=_printable(record.reason)[:_MAX_REASON],
+        public_name=printable(record.public_name)[:_MAX_PUBLIC_NAME],
+        reason=printable(record.reason)[:_MAX_REASON],
     )
     payload: bytes = msgpack.packb(_fields(record))
     sealed: bytes = msgpack.packb([payload, identity.sign(_CONTEXT + payload)])
@@ -288,5 +289,6 @@ def _adapter(entry: object) -> tuple[str, str]:
     return name, digest.hex()
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """Without control characters and the like."""
     return "".join(character for character in text if character.isprintable())

@@ -16,8 +16,6 @@ from tests.memory_swarm import MemorySwarm, Reference, feed
 from tests.virtual import run_virtual
 
 PROMPT = torch.tensor([5, 9, 17, 33, 2, 64, 101, 7])
-
-
 LONGEST = 7200.0  # virtual seconds
 
 
