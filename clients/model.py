@@ -42,6 +42,7 @@ from clients.training.compression import Compress
 from clients.training.hop import Cost
 from clients.training.passing import differentiate
 from clients.training.prefix import Prefix
+from fault.audits import USUAL_RATE
 from swarm.catalogue import default_cache
 from swarm.checkpoint import resolve
 from swarm.dtypes import NAMES
@@ -81,7 +82,7 @@ class SwarmModelForCausalLM(HostedAdapters, AssistedDecoding, PreTrainedModel, G
         codec: str | None = None,
         patience: float = 30.0,
         compress: str = "none",
-        audit_rate: float = 0.0,
+        audit_rate: float = USUAL_RATE,
         cache: Path | None = None,
         connection: Opener | None = None,
         network: "Network | None" = None,
@@ -97,15 +98,15 @@ class SwarmModelForCausalLM(HostedAdapters, AssistedDecoding, PreTrainedModel, G
         the swarm. `dtype` of what is local, by default the checkpoint's; `codec` of what travels, by default the one
         without loss for `dtype`. `patience`: seconds to wait for peers when there are none for some block. `compress`:
         "sums", "int8" or "auto", for training over slow lines; the latter two round. `audit_rate`: the share of steps
-        of generation that other peers compute again, so that who computes something else is found out. `cache`: where
-        checkpoints are kept. A `connection` that is handed in is used instead of a new one, and stays open when the
-        model is closed; a `network`, which several models can share, instead of `initial_peers`. `observer` is told
-        what happens to sessions. With `share_prefixes`, peers compute beginnings that several prompts have in common
-        just once, whoever sends them; so others can tell, from the time an answer takes, that somebody has sent the
-        same beginning. `precision`: of the peers that may compute, such as "fp32" or ("int8", "int4"); by default any,
-        and what replaces a lost peer computes as that did where it can be. `head`: "bf16", "int8" or "int4" for a
-        faster head with some loss. `adapter`: one that peers host, see `load_hosted_adapter`. Raises ModelError,
-        NetworkError.
+        of generation that other peers compute again, where there are any, so that who computes something else is found
+        out. `cache`: where checkpoints are kept. A `connection` that is handed in is used instead of a new one, and
+        stays open when the model is closed; a `network`, which several models can share, instead of `initial_peers`.
+        `observer` is told what happens to sessions. With `share_prefixes`, peers compute beginnings that several
+        prompts have in common just once, whoever sends them; so others can tell, from the time an answer takes, that
+        somebody has sent the same beginning. `precision`: of the peers that may compute, such as "fp32" or ("int8",
+        "int4"); by default any, and what replaces a lost peer computes as that did where it can be. `head`: "bf16",
+        "int8" or "int4" for a faster head with some loss. `adapter`: one that peers host, see `load_hosted_adapter`.
+        Raises ModelError, NetworkError.
         """
         compressing = Compress.of(compress)
         checkpoint = resolve(str(name), cache=cache or default_cache(os.environ))

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 
 from swarm.ids import PeerId
 
-__all__ = ["Marks", "agree", "audits_to_notice", "liar_of"]
+__all__ = ["USUAL_RATE", "Marks", "agree", "audits_to_notice", "liar_of"]
+
+USUAL_RATE = 0.002  # of a client's steps; each audit costs two other peers a prompt's worth of computing
 
 # How far a peer's outputs are from those in fp32, by its precision: the most that was measured over a hundred positions
 # and spans of 1 to 30 blocks of SmolLM2 (fp32: ten times that). Four bits are taken to cost no more than the limit of
