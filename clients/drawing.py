@@ -27,6 +27,7 @@ _STYLES = {
     PeerState.ONLINE: "green",
     PeerState.DRAINING: "magenta",
     PeerState.PAUSED: "blue",
+    PeerState.STANDBY: "cyan",
     PeerState.OFFLINE: "bright_black",
 }
 

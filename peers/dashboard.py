@@ -25,7 +25,14 @@ MOST_ADDRESSES = 3
 MOST_REASON_LINES = 2
 SPARKS = 30  # columns
 METER = 20  # columns
-COLOURS = {PeerState.ONLINE: "green", PeerState.JOINING: "yellow", PeerState.PAUSED: "blue", PeerState.OFFLINE: "red"}
+COLOURS = {
+    PeerState.ONLINE: "green",
+    PeerState.JOINING: "yellow",
+    PeerState.DRAINING: "magenta",
+    PeerState.PAUSED: "blue",
+    PeerState.STANDBY: "cyan",
+    PeerState.OFFLINE: "red",
+}
 
 Line: TypeAlias = tuple[int, Text]  # how much it matters, 0 most
 

@@ -17,7 +17,8 @@ MOST_RATE = 1e12  # rows per second: beyond any machine, and sums of so many pee
 class View:
     """All live records of one model, one a peer, sorted by peer id; peers that are offline are left out.
 
-    Only ONLINE peers hold blocks; JOINING, DRAINING and PAUSED ones are listed in `peers` alone.
+    Only ONLINE peers hold blocks; JOINING, DRAINING, PAUSED and STANDBY ones are listed in
+    `peers` alone.
     """
 
     model: Digest

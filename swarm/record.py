@@ -14,6 +14,7 @@ class PeerState(StrEnum):
     ONLINE = "online"
     DRAINING = "draining"
     PAUSED = "paused"
+    STANDBY = "standby"  # ready to serve its span, and serving nothing
     OFFLINE = "offline"
 
 

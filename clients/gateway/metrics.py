@@ -17,6 +17,7 @@ __all__ = ["Metrics", "ModelMetrics", "routes"]
 
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)  # of a whole answer, or until it begins
 SHORT = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5, 5)  # of one token
+SHOWN = tuple(state for state in PeerState if state is not PeerState.OFFLINE)
 HOPS = (1, 2, 3, 4, 6, 8, 12, 16, 32)
 
 
@@ -57,7 +58,7 @@ class Metrics:
     def look(self, served: Served) -> None:
         """Take over what is known of a model's peers."""
         view = served.view
-        for state in (PeerState.JOINING, PeerState.ONLINE, PeerState.DRAINING):
+        for state in SHOWN:
             count = sum(record.state is state for record in view.peers)
             self._peers.labels(served.name, state.value).set(count)
         self._missing.labels(served.name).set(len(view.missing(Span(0, view.num_blocks))))

@@ -87,6 +87,11 @@ def test_executor_that_has_just_started_is_no_division_by_zero() -> None:
     assert "nothing to compute" in text
 
 
+@pytest.mark.parametrize("state", list(PeerState))
+def test_every_state_is_shown(state: PeerState) -> None:
+    assert f" {state.value} " in drawn(a_moment(state=state))
+
+
 def test_many_addresses_are_counted() -> None:
     addresses = tuple(f"/ip4/192.168.1.{n}/tcp/31330/p2p/{PEER}" for n in range(8))
     text = drawn(a_moment(addresses=addresses))

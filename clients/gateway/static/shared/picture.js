@@ -5,11 +5,13 @@ const array = (value) => (Array.isArray(value) ? value : []);
 const text = (value) => (typeof value === "string" ? value : "");
 const spans = (value) => array(value).map((s) => [number(s?.[0]), number(s?.[1])]).filter(([a, b]) => b > a);
 
+const STATES = ["joining", "online", "draining", "paused", "standby", "offline"];
+
 function peer(raw) {
   return {
     peer: text(raw?.peer_id),
     name: text(raw?.public_name),
-    state: ["joining", "online", "draining", "offline"].includes(raw?.state) ? raw.state : "offline",
+    state: STATES.includes(raw?.state) ? raw.state : "offline",
     blocks: spans([raw?.blocks])[0] ?? [0, 0],
     throughput: number(raw?.throughput),
     cacheLeft: number(raw?.cache_left),
