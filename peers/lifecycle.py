@@ -1,28 +1,25 @@
 """A serving peer's life on the network, from a choice of blocks to its goodbye.
 
-    choose a span → announce JOINING → settle → start the executor → serve, ONLINE → … → leave, OFFLINE
+    choose a span → announce JOINING → settle → [ start the executor → a stay there → the next span ]… → OFFLINE
 
-The executor may fail and is started again, the peer being JOINING meanwhile; everything else that fails ends this life.
-Cancelling `run` is how a peer is asked to leave: it drains. It announces that, refuses new sessions, tells those it has
-to move on, serves them until the last has done so or some seconds have passed, and then says goodbye. Cancelling it
-again cuts that short.
+One identity, one record, one announcer all along; a stay (`peers.stay`) at each span. `move` is how a peer that serves
+is sent to another span. Cancelling `run` is how it is asked to leave: it drains. It announces that, refuses new
+sessions, tells those it has to move on, serves them until the last has done so or some seconds have passed, and then
+says goodbye. Cancelling it again cuts that short.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
-from math import inf
-from typing import Protocol
+from dataclasses import dataclass, field, replace
 
 from peers.announce import Announcer, Load, Timing
 from peers.choosing import Chooser, Room
-from peers.executor_settings import Streaming
-from peers.link import ExecutorLink, ExecutorLost
 from peers.node import Limits, PeerNode
-from peers.restarts import RestartPolicy, Restarts
+from peers.restarts import RestartPolicy
+from peers.stay import Executor, Pace, Stay
 from routing.placement import Placement
 from swarm.directory import Directory
 from swarm.entrance import is_loopback, is_relayed
@@ -33,51 +30,11 @@ from swarm.record import PeerRecord, PeerState
 from swarm.transport import Transport
 from swarm.version import __version__
 
-__all__ = ["Executor", "Lifecycle", "Offer", "Pace", "Served"]
+__all__ = ["Lifecycle", "Offer", "Patience", "Served"]
 
 MOST_ADDRESSES = 8  # in a record
 
 _log = logging.getLogger(__name__)
-
-
-class Executor(Protocol):
-    """What a life needs of an executor."""
-
-    @property
-    def link(self) -> ExecutorLink: ...
-
-    @property
-    def pace(self) -> "Pace": ...
-
-    @property
-    def kv_tokens(self) -> int:
-        """What its KV cache can hold."""
-        ...
-
-    @property
-    def streaming(self) -> Streaming | None:
-        """What does not stay in memory between steps."""
-        ...
-
-    @property
-    def adapters(self) -> tuple[tuple[str, str], ...]:
-        """Those that it hosts: names and digests."""
-        ...
-
-    def load(self) -> Load: ...
-
-    async def restart(self) -> None:
-        """Raises ExecutorLost when it does not come up."""
-
-    async def close(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """Measured through the whole span: decode rows per second, prompt tokens per second."""
-
-    throughput: float
-    prefill: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +66,25 @@ class Patience:
 
     settle: float = 0.5
     drain: float = 30.0
-    moves: float = 10.0  # between looks at where others reach us
+    addresses: float = 10.0  # between looks at where others reach us
     timing: Timing = field(default_factory=Timing)
     restarts: RestartPolicy = field(default_factory=RestartPolicy)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Move:
+    """On its way `to` another span. `arrived`: whether it is served there."""
+
+    to: Placement
+    arrived: asyncio.Future[bool]
+
+    def answer(self, arrived: bool) -> None:
+        if not self.arrived.done():
+            self.arrived.set_result(arrived)
+
+
 class Lifecycle:
-    """One life. `start_executor` is given the span to load; `on_ready` is called once, when the peer serves."""
+    """One life. `start_executor` is given the span to load; `on_ready` is called each time the peer serves another."""
 
     def __init__(
         self,
@@ -137,12 +106,13 @@ class Lifecycle:
         self._limits = limits
         self._patience = patience
         self._clock = clock
+        self._announcer: Announcer | None = None
         self._executor: Executor | None = None
-        self._serving: tuple[PeerNode, Announcer] | None = None
+        self._stay: Stay | None = None
+        self._move: _Move | None = None
         self._pauses: set[str] = set()  # why it pauses
-        self._draining: asyncio.Task[int] | None = None
 
-    # --- pausing ------------------------------------------------------------------------------------------------
+    # --- from outside -------------------------------------------------------------------------------------------
 
     def pause(self, reason: str) -> None:
         """Give the device back as soon as others have taken over: no new sessions, and those that are open move on, or
@@ -151,7 +121,8 @@ class Lifecycle:
             return
         self._pauses.add(reason)
         _log.info("paused: %s", reason)
-        self._heed_pauses()
+        if self._stay is not None:
+            self._stay.heed_pauses()
 
     def resume(self, reason: str) -> None:
         """`reason` is one no more; without any other one sessions are taken again."""
@@ -159,30 +130,31 @@ class Lifecycle:
             return
         self._pauses.remove(reason)
         _log.info("no longer paused: %s", reason)
-        self._heed_pauses()
+        if self._stay is not None:
+            self._stay.heed_pauses()
 
     @property
     def paused(self) -> bool:
         return bool(self._pauses)
 
-    def _heed_pauses(self) -> None:
-        if self._serving is None:
-            return
-        node, announcer = self._serving
-        if announcer.record.state in (PeerState.ONLINE, PeerState.PAUSED):
-            announcer.change(state=self._state)
-        if self._draining is not None:
-            self._draining.cancel()
-            self._draining = None
-        if self.paused:
-            self._draining = asyncio.create_task(node.drain(inf), name="pausing")
-        else:
-            node.resume()
-
     @property
-    def _state(self) -> PeerState:
-        """While all is well."""
-        return PeerState.PAUSED if self.paused else PeerState.ONLINE
+    def record(self) -> PeerRecord | None:
+        """What is announced of this peer; None before it has chosen."""
+        return None if self._announcer is None else self._announcer.record
+
+    async def move(self, to: Placement, still: Callable[[], Awaitable[bool]], *, insist: bool = False) -> bool:
+        """Leave for another span, as `Stay.leave` says, and serve it; returns whether this peer now does.
+
+        One that can't be loaded is given up for the one before. Nothing is done while no span is served, or while
+        another move is under way.
+        """
+        if self._stay is None or self._move is not None:
+            return False
+        move = self._move = _Move(to, asyncio.get_running_loop().create_future())
+        try:
+            return await self._stay.leave(still, insist=insist) and await move.arrived
+        finally:
+            self._move = None
 
     # --- the whole of it ----------------------------------------------------------------------------------------
 
@@ -191,16 +163,70 @@ class Lifecycle:
         chooser = self._chooser()
         placement, guess = await chooser.first()
         _log.info("taking blocks %s: %s", placement.span, placement.reason)
-        announcer = await self._announcer(placement, guess)
-        async with _announcing(announcer):
-            placement = await chooser.settled(placement, announcer)
-            executor = await self._start_executor(placement.span)
-            self._executor = executor
+        announcer = self._announcer = await self._announced(placement, guess)
+        async with _announcing(announcer), _beside(self._follow_addresses(announcer), "addresses"):
             try:
-                await self._serve(executor, announcer, placement)
+                placement = await chooser.settled(placement, announcer)
+                await self._live(announcer, placement)
             finally:
-                self._executor = None
-                await executor.close()
+                if self._move is not None:
+                    self._move.answer(False)
+
+    async def _live(self, announcer: Announcer, placement: Placement) -> None:
+        """One stay after another."""
+        before: Placement | None = None  # where we could go back to
+        while True:
+            try:
+                executor = await self._start_executor(placement.span)
+            except SwarmError as error:
+                if before is None:
+                    raise
+                _log.error("blocks %s can't be served, so back to %s: %s", placement.span, before.span, error)
+                reason = f"blocks {placement.span} could not be served"
+                placement, before = replace(before, reason=reason), None
+                announcer.change(span=placement.span, reason=reason)
+                continue
+            pace = executor.pace
+            await self._stay_at(placement, executor, announcer)
+            before, placement = placement, self._move.to if self._move is not None else placement
+            self._announce_move(announcer, before, placement, pace)
+
+    def _announce_move(self, announcer: Announcer, before: Placement, to: Placement, pace: Pace) -> None:
+        """`pace`: through the blocks before; that through the next is guessed by it until it is measured."""
+        _log.info("moving from blocks %s to %s: %s", before.span, to.span, to.reason)
+        share = len(before.span) / len(to.span)
+        announcer.change(
+            state=PeerState.JOINING,
+            span=to.span,
+            reason=to.reason,
+            throughput=pace.throughput * share,
+            prefill=pace.prefill * share,
+        )
+
+    async def _stay_at(self, placement: Placement, executor: Executor, announcer: Announcer) -> None:
+        """Until it is left for the span that `move` names."""
+
+        def begun() -> None:
+            addresses = announcer.record.contact.addresses
+            self._on_ready(Served(placement, addresses, executor, lambda: announcer.record))
+            if self._move is not None:
+                self._move.answer(self._move.to.span == placement.span)
+
+        self._executor = executor
+        try:
+            self._stay = Stay(
+                PeerNode(self._transport, executor.link, self._limits),
+                executor,
+                announcer,
+                drain=self._patience.drain,
+                restarts=self._patience.restarts,
+                paused=lambda: self.paused,
+                contact=self._contact,
+            )
+            await self._stay.run(begun)
+        finally:
+            self._stay = self._executor = None
+            await executor.close()
 
     # --- before serving -----------------------------------------------------------------------------------------
 
@@ -216,7 +242,7 @@ class Lifecycle:
             clock=self._clock,
         )
 
-    async def _announcer(self, placement: Placement, throughput: float) -> Announcer:
+    async def _announced(self, placement: Placement, throughput: float) -> Announcer:
         """Announces that we are joining; `throughput` is a guess until it is measured."""
         offer = self._offer
         record = PeerRecord(
@@ -250,115 +276,34 @@ class Lifecycle:
     def _load(self) -> Load:
         return Load(cache_left=0, queue=0) if self._executor is None else self._executor.load()
 
-    # --- serving ------------------------------------------------------------------------------------------------
-
-    async def _serve(self, executor: Executor, announcer: Announcer, placement: Placement) -> None:
-        node = PeerNode(self._transport, executor.link, self._limits)
-        keeping = asyncio.create_task(self._keep_serving(node, executor, announcer), name="serving")
-        moving = asyncio.create_task(self._follow_moves(announcer), name="addresses")
-        try:
-            await node.start()
-            self._serving = node, announcer
-            self._heed_pauses()
-            await self._come_online(executor, announcer)
-            addresses = announcer.record.contact.addresses
-            self._on_ready(Served(placement, addresses, executor, lambda: announcer.record))
-            await asyncio.shield(keeping)
-        except asyncio.CancelledError:
-            await self._leave(node, announcer, keeping)
-            raise
-        finally:
-            self._serving = None
-            if self._draining is not None:
-                self._draining.cancel()
-            moving.cancel()
-            keeping.cancel()
-            with suppress(asyncio.CancelledError, SwarmError):  # what it raised by itself has been raised above
-                await keeping
-            await node.close()
-
-    async def _come_online(self, executor: Executor, announcer: Announcer) -> None:
-        """Announces what was measured; soon again if the directory does not take it now."""
-        announcer.change(
-            state=self._state,
-            contact=await self._contact(),
-            throughput=executor.pace.throughput,
-            prefill=executor.pace.prefill,
-            adapters=executor.adapters,
-        )
-        await announcer.announced()
-
-    async def _follow_moves(self, announcer: Announcer) -> None:
+    async def _follow_addresses(self, announcer: Announcer) -> None:
         """Announces other addresses when they change: a relay has left, the machine is in another network."""
         while True:
-            await asyncio.sleep(self._patience.moves)
+            await asyncio.sleep(self._patience.addresses)
             with suppress(SwarmError):  # who does not answer now may do so next time
                 contact = await self._contact()
                 if contact != announcer.record.contact:
                     _log.info("others reach this peer at other addresses now: %s", ", ".join(contact.addresses))
                     announcer.change(contact=contact)
 
-    async def _keep_serving(self, node: PeerNode, executor: Executor, announcer: Announcer) -> None:
-        """Starts the executor again each time it is lost. Raises SwarmError when that happens too often."""
-        restarts = Restarts(self._patience.restarts)
-        while True:
-            try:
-                await node.run()
-            except ExecutorLost as lost:
-                announcer.change(state=PeerState.JOINING)
-                await self._revive(executor, restarts, lost)
-                await self._come_online(executor, announcer)
-                _log.info("paused again" if self.paused else "online again")
-
-    async def _revive(self, executor: Executor, restarts: Restarts, lost: ExecutorLost) -> None:
-        while True:
-            wait = restarts.note(asyncio.get_running_loop().time())
-            if wait is None:
-                policy = restarts.policy
-                raise SwarmError(
-                    f"the device process failed {policy.most} times within {policy.window / 60:.0f} minutes, "
-                    f"so this peer gives up; the last time: {lost}"
-                ) from lost
-            _log.error("the device process failed, starting it again in %.1f s: %s", wait, lost)
-            await asyncio.sleep(wait)
-            try:
-                await executor.restart()
-            except ExecutorLost as again:
-                lost = again
-            else:
-                _log.info("the device process is back")
-                return
-
-    # --- leaving ------------------------------------------------------------------------------------------------
-
-    async def _leave(self, node: PeerNode, announcer: Announcer, keeping: asyncio.Task[None]) -> None:
-        """Turn new sessions away, say so to all, and serve those that are open until they have moved, for some time."""
-        announcer.change(state=PeerState.DRAINING)
-        began, limit = node.sessions, self._patience.drain
-        if began:
-            _log.info(
-                "draining: no new sessions, and up to %.0f s for %d that are open to move to other peers; "
-                "to leave at once, stop it again",
-                limit,
-                began,
-            )
-        draining = asyncio.create_task(node.drain(limit), name="draining")
-        try:
-            await asyncio.wait((draining, keeping), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            draining.cancel()
-        if began:
-            _log.info("drained: %d sessions of %d have moved or ended", began - node.sessions, began)
-
 
 @asynccontextmanager
 async def _announcing(announcer: Announcer) -> AsyncIterator[None]:
     """Announces as long as the block runs, and says goodbye after it."""
-    task = asyncio.create_task(announcer.run(), name="announcing")
+    try:
+        async with _beside(announcer.run(), "announcing"):
+            yield
+    finally:
+        await announcer.withdraw()
+
+
+@asynccontextmanager
+async def _beside(work: Coroutine[None, None, None], name: str) -> AsyncIterator[None]:
+    """Goes on as long as the block runs."""
+    task = asyncio.create_task(work, name=name)
     try:
         yield
     finally:
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
-        await announcer.withdraw()

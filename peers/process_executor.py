@@ -4,8 +4,8 @@ from typing import Self
 
 from peers.announce import Load
 from peers.executor_settings import ExecutorSettings, Streaming
-from peers.lifecycle import Pace
 from peers.link import ProcessLink
+from peers.stay import Pace
 
 __all__ = ["ProcessExecutor"]
 

@@ -48,6 +48,7 @@ class Noted:
         self._note = ExitStack()
 
     def begin(self, ready: Ready) -> None:
+        self._note.close()
         self._note.enter_context(announce_running(ready.running(ready.name), self._state))
         self._view.begin(ready)
 
@@ -60,7 +61,7 @@ class Noted:
 
 
 class PlainView:
-    """One block of text when the peer serves; the log says the rest."""
+    """A block of text when the peer serves; the log says the rest."""
 
     def begin(self, ready: Ready) -> None:
         print(ready.text(), flush=True)
@@ -73,7 +74,7 @@ class PlainView:
 
 
 class JsonView:
-    """A line `ready`, then a line `stats` now and then, and one at the end."""
+    """A line `ready` (another when it serves other blocks), a line `stats` now and then, and one at the end."""
 
     def __init__(self, every: float = STATS_SECONDS) -> None:
         self._every = every

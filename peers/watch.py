@@ -23,7 +23,7 @@ class View(Protocol):
     """Where it is shown. Called in the loop's thread; must not wait."""
 
     def begin(self, ready: Ready) -> None:
-        """The peer serves now."""
+        """The peer serves now, for the first time or other blocks than before."""
 
     def show(self, moment: Moment) -> None: ...
 
@@ -32,7 +32,7 @@ class View(Protocol):
 
 
 class Watch:
-    """`begin` when the peer serves, `run` all along, `close` when its executor is closed."""
+    """`begin` when the peer serves, and again when it serves other blocks; `run` all along; `close` at the end."""
 
     def __init__(self, view: View, book: ThanksBook, clock: Callable[[], float] = time.monotonic) -> None:
         self._view = view
@@ -46,7 +46,9 @@ class Watch:
         self._vitals: Vitals | None = None
 
     def begin(self, ready: Ready, served: Served) -> None:
-        self._ready, self._served, self._began = ready, served, self._clock()
+        if self._ready is None:
+            self._began = self._clock()
+        self._ready, self._served = ready, served
         self._view.begin(ready)
         self._serving.set()
 

@@ -10,10 +10,12 @@ import pytest
 from peers.announce import Load, Timing
 from peers.choosing import Room
 from peers.executor_settings import ExecutorStats
-from peers.lifecycle import Lifecycle, Offer, Pace, Patience, Served
+from peers.lifecycle import Lifecycle, Offer, Patience, Served
 from peers.link import ExecutorLink, ExecutorLost
 from peers.restarts import RestartPolicy
-from swarm.errors import NetworkError, SwarmError, UsageError
+from peers.stay import Pace
+from routing.placement import Placement
+from swarm.errors import ModelError, NetworkError, SwarmError, UsageError
 from swarm.ids import Digest, PeerId, Span, new_session_id
 from swarm.memory import MemoryDirectory, MemoryNetwork
 from swarm.messages import PROTOCOL, Close, Fault, FaultCode, Open, parse
@@ -113,10 +115,14 @@ class SlowDirectory(MemoryDirectory):
 
 @dataclass
 class Volunteer:
+    """`served`: all that it came to serve; `unloadable`: spans that its executor does not start with."""
+
     peer: PeerId
     executor: PaperExecutor
     directory: MemoryDirectory
     ready: asyncio.Future[Served]
+    served: list[Served]
+    unloadable: set[Span]
     life: Lifecycle
     task: asyncio.Task[None]
 
@@ -129,15 +135,26 @@ class Volunteer:
 def begin(world: World, name: str, *, room: Room, num_blocks: int = 8, loading: float = 3.0) -> Volunteer:
     executor, directory = PaperExecutor(), world.directory()
     ready: asyncio.Future[Served] = asyncio.get_running_loop().create_future()
+    served: list[Served] = []
+    unloadable: set[Span] = set()
 
     async def start(span: Span) -> PaperExecutor:
         await asyncio.sleep(loading)
+        if span in unloadable:
+            raise ModelError(f"blocks {span} can't be read")
+        executor.closed = False
         return executor
+
+    def on_ready(now: Served) -> None:
+        served.append(now)
+        if not ready.done():
+            ready.set_result(now)
 
     offer = Offer(MODEL, "tiny", num_blocks, room, "fp32")
     transport = world.network.transport(PeerId(name))
-    life = Lifecycle(transport, directory, offer, start, ready.set_result, patience=PATIENCE, clock=world.unix_time)
-    return Volunteer(PeerId(name), executor, directory, ready, life, asyncio.create_task(life.run(), name=name))
+    life = Lifecycle(transport, directory, offer, start, on_ready, patience=PATIENCE, clock=world.unix_time)
+    task = asyncio.create_task(life.run(), name=name)
+    return Volunteer(PeerId(name), executor, directory, ready, served, unloadable, life, task)
 
 
 @asynccontextmanager
@@ -368,4 +385,136 @@ async def test_peer_that_is_paused_while_it_loads_comes_up_paused() -> None:
     await volunteer.ready
     await asyncio.sleep(1)
     assert (await world.records())[volunteer.peer].state is PeerState.PAUSED
+    await volunteer.leave()
+
+
+THERE = Placement(Span(4, 8), "blocks 4:8 had the least throughput", 10.0, 20.0)
+
+
+async def yes() -> bool:
+    return True
+
+
+@in_virtual_time
+async def test_peer_that_moves_drains_joins_and_serves_other_blocks_in_the_same_life() -> None:
+    world = World()
+    async with serving(world, "a", room=Room(4, Span(0, 4))) as volunteer:
+        stream = await connect(world, "client", volunteer.peer)
+        old = opening(Span(0, 4))
+        await stream.send(old.pack())
+        await asyncio.sleep(0.1)
+        moving = asyncio.create_task(volunteer.life.move(THERE, yes))
+        await asyncio.sleep(2)
+        assert (await world.records())[volunteer.peer].state is PeerState.DRAINING
+        told = parse(await stream.receive())
+        assert isinstance(told, Fault)
+        assert told.code is FaultCode.DRAINING
+        await stream.send(Close(old.session).pack())
+        await asyncio.sleep(2)
+        joining = (await world.records())[volunteer.peer]
+        assert (joining.state, joining.span, joining.reason) == (PeerState.JOINING, THERE.span, THERE.reason)
+        assert await moving
+        online = (await world.records())[volunteer.peer]
+        assert (online.state, online.span, online.throughput) == (PeerState.ONLINE, THERE.span, 30.0)
+        assert [served.placement.span for served in volunteer.served] == [Span(0, 4), THERE.span]
+        assert not volunteer.executor.closed
+        await connect(world, "another", volunteer.peer)
+    assert (await world.records())[volunteer.peer].state is PeerState.OFFLINE
+
+
+@in_virtual_time
+async def test_peer_whose_sessions_find_nobody_else_stays_unless_it_must_go() -> None:
+    world = World()
+    async with serving(world, "a", room=Room(4, Span(0, 4))) as volunteer:
+        stream = await connect(world, "client", volunteer.peer)
+        await stream.send(opening(Span(0, 4)).pack())
+        await asyncio.sleep(0.1)
+        assert not await volunteer.life.move(THERE, yes)
+        await asyncio.sleep(1)
+        stayed = (await world.records())[volunteer.peer]
+        assert (stayed.state, stayed.span) == (PeerState.ONLINE, Span(0, 4))
+        new = opening(Span(0, 4))
+        await stream.send(new.pack())
+        await asyncio.sleep(0.1)
+        assert await volunteer.life.move(THERE, yes, insist=True)
+        assert (await world.records())[volunteer.peer].span == THERE.span
+
+
+@in_virtual_time
+async def test_peer_that_is_needed_after_all_stays_and_takes_sessions_again() -> None:
+    world = World()
+    async with serving(world, "a", room=Room(4, Span(0, 4))) as volunteer:
+        states = []
+
+        async def no() -> bool:
+            states.append((await world.records())[volunteer.peer].state)
+            return False
+
+        assert not await volunteer.life.move(THERE, no)
+        await asyncio.sleep(1)
+        assert states == [PeerState.DRAINING], "others know of it before it asks"
+        assert (await world.records())[volunteer.peer].state is PeerState.ONLINE
+        assert await volunteer.life.move(THERE, yes)
+
+
+@in_virtual_time
+async def test_blocks_that_cannot_be_loaded_send_the_peer_back() -> None:
+    world = World()
+    async with serving(world, "a", room=Room(4, Span(0, 4))) as volunteer:
+        volunteer.unloadable.add(THERE.span)
+        assert not await volunteer.life.move(THERE, yes)
+        back = (await world.records())[volunteer.peer]
+        assert (back.state, back.span, back.reason) == (PeerState.ONLINE, Span(0, 4), "blocks 4:8 could not be served")
+        volunteer.unloadable.clear()
+        assert await volunteer.life.move(THERE, yes)
+
+
+@in_virtual_time
+async def test_peer_that_is_paused_while_it_drains_for_a_move_stays_paused_where_it_is() -> None:
+    world = World()
+    async with serving(world, "a", room=Room(4, Span(0, 4))) as volunteer:
+        moving = asyncio.create_task(volunteer.life.move(THERE, yes))
+        await asyncio.sleep(0.2)
+        volunteer.life.pause("battery")
+        assert not await moving
+        await asyncio.sleep(1)
+        paused = (await world.records())[volunteer.peer]
+        assert (paused.state, paused.span) == (PeerState.PAUSED, Span(0, 4))
+
+
+@in_virtual_time
+async def test_peer_that_loses_its_executor_while_it_drains_for_a_move_moves() -> None:
+    world = World()
+    async with serving(world, "a", room=Room(4, Span(0, 4))) as volunteer:
+        stream = await connect(world, "client", volunteer.peer)
+        await stream.send(opening(Span(0, 4)).pack())
+        await asyncio.sleep(0.1)
+        moving = asyncio.create_task(volunteer.life.move(THERE, yes))
+        await asyncio.sleep(1.5)
+        volunteer.executor.crash()
+        assert await moving
+
+
+@in_virtual_time
+async def test_peer_may_be_told_to_leave_at_any_moment_of_a_move() -> None:
+    for seconds in (0.2, 0.7, 1.2, 2.5, 4.0, 5.5):
+        world = World()
+        async with serving(world, "a", room=Room(4, Span(0, 4))) as volunteer:
+            moving = asyncio.create_task(volunteer.life.move(THERE, yes))
+            await asyncio.sleep(seconds)
+        assert volunteer.task.cancelled()
+        assert await moving is (seconds > 5)
+        assert (await world.records())[volunteer.peer].state is PeerState.OFFLINE
+
+
+@in_virtual_time
+async def test_one_move_is_made_at_a_time() -> None:
+    world = World()
+    volunteer = begin(world, "a", room=Room(4, Span(0, 4)))
+    assert not await volunteer.life.move(THERE, yes), "it serves nothing yet"
+    await volunteer.ready
+    first = asyncio.create_task(volunteer.life.move(THERE, yes))
+    await asyncio.sleep(0.1)
+    assert not await volunteer.life.move(THERE, yes)
+    assert await first
     await volunteer.leave()

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from peers.announce import Load
 from peers.executor_settings import ExecutorStats
-from peers.lifecycle import Pace, Served
+from peers.lifecycle import Served
 from peers.link import ExecutorLink, ExecutorLost
 from peers.moment import Moment
 from peers.ready import Ready
 from peers.stats import EngineStats
+from peers.stay import Pace
 from peers.thanks import ThanksBook, read_thanks
 from peers.watch import Watch
 from routing.placement import Placement
@@ -94,6 +95,28 @@ def test_peer_is_shown_about_every_second_and_what_it_gave_is_saved(tmp_path: Pa
     assert last.state is PeerState.ONLINE
     saved = read_thanks(path)
     assert (saved.tokens, saved.sessions, saved.seconds, saved.runs) == (620, 2, 10.5, 1)
+
+
+def test_peer_that_moved_is_shown_with_its_new_blocks_and_its_uptime_goes_on(tmp_path: Path) -> None:
+    diary = Diary()
+
+    async def main() -> None:
+        clock = asyncio.get_running_loop().time
+        watch = Watch(diary, ThanksBook.open(tmp_path / "thanks.json", clock), clock)
+        running = asyncio.create_task(watch.run())
+        for blocks in (Span(0, 15), Span(15, 30)):
+            placement = Placement(blocks, "", 0.0, 1.0)
+            watch.begin(a_ready(blocks=blocks), Served(placement, (), Busy(), lambda: record_of(PEER)))
+            await asyncio.sleep(9.5)
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+        watch.close()
+
+    run_virtual(main())
+    assert [ready.blocks for ready in diary.began] == [Span(0, 15), Span(15, 30)]
+    assert round(diary.moments[-1].uptime) == 19
+    assert diary.moments[-1].ready.blocks == Span(15, 30)
 
 
 def test_peer_that_never_served_leaves_no_trace(tmp_path: Path) -> None:
