@@ -72,6 +72,9 @@ COMMANDS: Mapping[str, Entry | Group] = {
             "gateway": Entry(
                 "clients.bench.command:gateway", "A gateway against the Python client, over the same peers."
             ),
+            "failures": Entry(
+                "clients.bench.failures_command:failures", "A session whose peers fail, beside doing without mending."
+            ),
             "wan": Entry("clients.bench.command:wan", "A swarm whose peers are far from each other, played here."),
         },
     ),

@@ -1,34 +1,33 @@
 """The command lines of `swarm bench`. Imports nothing heavy: help does not need it."""
 
-import os
-from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from clients.bench.options import (
+    MBIT,
+    ClientThreads,
+    NewTokens,
+    PeerThreads,
+    PromptTokens,
+    Rounds,
+    Threads,
+    cache_folder,
+    prepare,
+)
 from clients.bench.trial import FarTrainTrial, GatewayTrial, LocalTrial, SwarmTrial, TrainTrial, WanTrial
 from clients.options import AsJson, CacheDir, ModelName, check_compression
-from swarm.catalogue import default_cache
 from swarm.errors import UsageError
 from swarm.figures import whole_numbers
-from swarm.terminal import quiet_libraries
 
 __all__ = ["gateway", "local", "swarm", "train", "wan"]
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4")
 CLIENT_PRECISIONS = ("fp32", "bf16", "fp16")
-MBIT = 1e6 / 8  # bytes
 
-Threads = Annotated[int, typer.Option(min=1, help="Threads of the local process.")]
-PeerThreads = Annotated[int, typer.Option(min=1, help="Threads of each peer.")]
-ClientThreads = Annotated[int, typer.Option(min=1, help="Threads of the swarm's client.")]
 ClientDtype = Annotated[
     str, typer.Option(help="Precision of the client's head, and of what travels: fp32, bf16 or fp16.")
 ]
-PromptTokens = Annotated[int, typer.Option(min=1, help="Length of a prompt.")]
-NewTokens = Annotated[int, typer.Option(min=4, help="Length of an answer.")]
-Rounds = Annotated[int, typer.Option(min=1, help="How often everything is measured, in turn; medians count.")]
 
 
 def local(
@@ -45,8 +44,8 @@ def local(
 
     The last line on standard output is one JSON object.
     """
-    trial = LocalTrial(model, _cache(cache_dir), dtype, threads, prompt_tokens, new_tokens, rounds)
-    notes = _prepare(quiet=as_json)
+    trial = LocalTrial(model, cache_folder(cache_dir), dtype, threads, prompt_tokens, new_tokens, rounds)
+    notes = prepare(quiet=as_json)
     from clients.bench.local import run
 
     run(trial, notes)
@@ -83,7 +82,7 @@ def swarm(
     """
     trial = SwarmTrial(
         model=model,
-        cache=_cache(cache_dir),
+        cache=cache_folder(cache_dir),
         peers=whole_numbers("--peers", peers),
         sessions=whole_numbers("--sessions", sessions),
         precisions=_precisions(precision),
@@ -98,7 +97,7 @@ def swarm(
         repeated_prompt=repeat_prompt,
         shared=shared,
     )
-    notes = _prepare(quiet=as_json)
+    notes = prepare(quiet=as_json)
     from clients.bench.swarm import run
 
     run(trial, notes)
@@ -145,7 +144,7 @@ def train(
     if bandwidth_mbit is not None:
         far = FarTrainTrial(
             model=model,
-            cache=_cache(cache_dir),
+            cache=cache_folder(cache_dir),
             peers=peers,
             peer_threads=peer_threads,
             client_threads=client_threads,
@@ -156,14 +155,14 @@ def train(
             bandwidth=bandwidth_mbit * MBIT,
             compress=_compressions(compress),
         )
-        notes = _prepare(quiet=as_json)
+        notes = prepare(quiet=as_json)
         from clients.bench.train_far import run as run_far
 
         run_far(far, notes)
         return
     trial = TrainTrial(
         model=model,
-        cache=_cache(cache_dir),
+        cache=cache_folder(cache_dir),
         peers=peers,
         threads=threads,
         peer_threads=peer_threads,
@@ -176,7 +175,7 @@ def train(
     )
     if cores_each and clients == 1:
         raise UsageError("--cores-each is for several clients: give --clients 2, or more")
-    notes = _prepare(quiet=as_json)
+    notes = prepare(quiet=as_json)
     if clients > 1:
         from clients.bench.together import run_together
 
@@ -214,7 +213,7 @@ def wan(
     """
     trial = WanTrial(
         model=model,
-        cache=_cache(cache_dir),
+        cache=cache_folder(cache_dir),
         peers=peers,
         precision=_precisions(precision)[0],
         delay=delay_ms / 1000,
@@ -228,7 +227,7 @@ def wan(
         draft_length=draft_length,
         acceptance=acceptance,
     )
-    notes = _prepare(quiet=as_json)
+    notes = prepare(quiet=as_json)
     from clients.bench.wan import run
 
     run(trial, notes)
@@ -253,7 +252,7 @@ def gateway(
     """
     trial = GatewayTrial(
         model=model,
-        cache=_cache(cache_dir),
+        cache=cache_folder(cache_dir),
         peers=peers,
         streams=streams,
         peer_threads=peer_threads,
@@ -262,14 +261,10 @@ def gateway(
         rounds=rounds,
         turns=turns,
     )
-    notes = _prepare(quiet=as_json)
+    notes = prepare(quiet=as_json)
     from clients.bench.gateway import run
 
     run(trial, notes)
-
-
-def _cache(given: Path | None) -> Path:
-    return given or default_cache(os.environ)
 
 
 def _precisions(text: str) -> tuple[str, ...]:
@@ -293,9 +288,3 @@ def _client_precision(name: str) -> str:
     if name not in CLIENT_PRECISIONS:
         raise UsageError(f"--client-dtype is one of {', '.join(CLIENT_PRECISIONS)}, not '{name}'")
     return name
-
-
-def _prepare(*, quiet: bool) -> Console:
-    """Where progress is told; a quiet one lets tables be left out, too."""
-    quiet_libraries(os.environ)
-    return Console(stderr=True, highlight=False, quiet=quiet)

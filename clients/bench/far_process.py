@@ -2,8 +2,10 @@
 
 One line of JSON comes in, `{"targets": [port, ...], "delay": seconds, "bandwidth": bytes per second}`, and one goes
 out, `{"ports": [...]}`: whoever connects to one of these talks to its target over the line. What the target dials by
-itself goes over the line of whom it dials. A process of its own, so that nobody's computing delays what passes here; it
-ends with its standard input, and says last how exact it was. Connecting itself takes no time.
+itself goes over the line of whom it dials. Each further line, `{"line": index, "dialled_from": [port, ...]}`, cuts all
+connections of one line, and those of the others that come from these ports; `{"cut": how many}` answers it, and new
+connections are taken at once. A process of its own, so that nobody's computing delays what passes here; it ends with
+its standard input, and says last how exact it was. Connecting itself takes no time.
 """
 
 import asyncio
@@ -12,6 +14,7 @@ import json
 import selectors
 import sys
 from asyncio import StreamReader, StreamWriter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +37,15 @@ class Line:
     lateness: Lateness
     bytes: int = 0
     connections: int = field(default=0)
+    open: dict[int, tuple[StreamWriter, StreamWriter]] = field(default_factory=dict)  # by the port dialled from
+
+    def cut(self, dialled_from: Collection[int] | None = None) -> int:
+        """Break the connections that were dialled from these ports, or all, as when a machine is gone; how many."""
+        hit = [port for port in self.open if dialled_from is None or port in dialled_from]
+        for port in hit:
+            for writer in self.open.pop(port):
+                writer.transport.abort()
+        return len(hit)
 
     async def attend(self, reader: StreamReader, writer: StreamWriter) -> None:
         """One connection, to its end."""
@@ -43,11 +55,14 @@ class Line:
         except OSError:  # it is not there; whoever dialled sees the end
             writer.close()
             return
+        port: int = writer.get_extra_info("peername")[1]
+        self.open[port] = (writer, far_writer)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._carry(reader, far_writer, self.up))
                 group.create_task(self._carry(far_reader, writer, self.down))
         finally:
+            self.open.pop(port, None)
             writer.close()
             far_writer.close()
 
@@ -90,11 +105,20 @@ async def serve(settings: dict[str, Any]) -> None:
             server = await asyncio.start_server(line.attend, HOST, 0)
             stack.callback(server.close)
             ports.append(server.sockets[0].getsockname()[1])
-        print(json.dumps({"ports": ports}), flush=True)
-        await asyncio.to_thread(sys.stdin.read)
+        _say({"ports": ports})
+        while asked := await asyncio.to_thread(sys.stdin.readline):
+            _say({"cut": _cut(lines, **json.loads(asked))})
         connections = sum(line.connections for line in lines)
         said = {"late": lateness.mean, "latest": lateness.worst, "connections": connections}
-        print(json.dumps({**said, "bytes": sum(line.bytes for line in lines)}), flush=True)
+        _say({**said, "bytes": sum(line.bytes for line in lines)})
+
+
+def _say(values: dict[str, Any]) -> None:
+    print(json.dumps(values), flush=True)
+
+
+def _cut(lines: Sequence[Line], line: int, dialled_from: Collection[int]) -> int:
+    return sum(one.cut(None if index == line else dialled_from) for index, one in enumerate(lines))
 
 
 def _exact_loop() -> asyncio.AbstractEventLoop:

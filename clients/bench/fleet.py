@@ -28,7 +28,7 @@ class Fleet:
     """A context manager; whatever it started is gone when it ends.
 
     `options`: for each peer, after those that every peer gets. `shared`: several answers at once come over shared
-    chains, as a gateway's, and not in a thread each."""
+    chains, as a gateway's, and not in a thread each. `copies`: of each part of the blocks, one after another."""
 
     def __init__(
         self,
@@ -42,13 +42,14 @@ class Fleet:
         client_dtype: torch.dtype = torch.float32,
         options: Sequence[Sequence[str]] = (),
         shared: bool = False,
+        copies: int = 1,
     ) -> None:
         self.layout = layout
         self.steps = StepLog()
         self._stack = ExitStack()
         self._client_threads = client_threads
-        spans = shares(checkpoint.num_blocks, layout.peers)
-        own = options or [("--port", "0")] * layout.peers
+        spans = shares(checkpoint.num_blocks, layout.peers) * copies
+        own = options or [("--port", "0")] * len(spans)
         try:
             swarm = self._stack.enter_context(LocalSwarm(model, cache, threads=peer_threads))
             for index, (span, extra) in enumerate(zip(spans, own, strict=True)):
@@ -56,6 +57,7 @@ class Fleet:
             swarm.wait_ready()
             self.addresses = swarm.addresses
             self.pids = [peer.pid for peer in swarm.peers]
+            self.peer_ids = [peer.ready.peer_id for peer in swarm.peers]
             self.model = self._stack.enter_context(
                 SwarmModelForCausalLM.from_pretrained(
                     str(checkpoint.folder),

@@ -9,6 +9,7 @@ from swarm.ids import Span
 
 __all__ = [
     "Case",
+    "FailuresTrial",
     "FarTrainTrial",
     "GatewayTrial",
     "Layout",
@@ -106,6 +107,26 @@ class WanTrial:
     rounds: int
     draft_length: int = 0
     acceptance: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailuresTrial:
+    """Answers of `new_tokens` over `peers` with a spare each, behind lines as of WanTrial: for each of `probabilities`,
+    with which each hop fails before a step, by each remedy in turn. An answer is given up after `limit` seconds."""
+
+    model: str
+    cache: Path
+    peers: int
+    delay: float
+    bandwidth: float
+    peer_threads: int
+    client_threads: int
+    prompt_tokens: int
+    new_tokens: int
+    rounds: int
+    probabilities: tuple[float, ...]
+    limit: float
+    seed: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

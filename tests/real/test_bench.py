@@ -74,3 +74,16 @@ def test_gateway_is_measured_against_the_python_client(tmp_path: Path) -> None:
     assert said["same"] == said["rounds"] == 1
     assert len(said["chat"]) == 3
     assert said["streams_waits"]["between"]["median"] > 0
+
+
+@pytest.mark.soak  # a minute; its parts have tests of their own
+def test_peers_that_fail_are_measured_beside_those_that_do_not(tiny: Path, tmp_path: Path) -> None:
+    """Were a failure not noticed, the command would say so in place of a figure."""
+    options = ("--peers=2", "--new-tokens=60", "--probabilities=0.02", "--rounds=1", f"--cache-dir={tmp_path}")
+    said = last_line("failures", tiny, *options)
+    calm, ours, replay, _ = said["cases"]
+    assert (calm["failures"], calm["kept"]["median"]) == ([0], 1.0)
+    assert ours["failures"][0] > 0
+    assert ours["same"] is replay["same"] is True
+    assert ours["rate"]["median"] > 0
+    assert said["recoveries"]["ours"]["count"] > 0

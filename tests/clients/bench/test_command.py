@@ -35,6 +35,8 @@ def test_one_process_is_measured_beside_its_floor(
         (["train", "--cores-each=0.5"], "--cores-each is for several clients"),
         (["train", "--peers=9", "--bandwidth-mbit=10"], "--peers 9: this model has only 4 blocks"),
         (["train", "--bandwidth-mbit=10", "--compress=zip"], "--compress is one of none, sums, int8, auto"),
+        (["failures", "--peers=9"], "--peers 9: this model has only 4 blocks"),
+        (["failures", "--probabilities=0.1,1"], "--probabilities takes numbers from 0 to below 1"),
         (["wan", "--peers=9"], "--peers 9: this model has only 4 blocks"),
         (["wan", "--precision="], "--precision is one of"),
         (["wan", "--client-dtype=int8"], "--client-dtype is one of"),

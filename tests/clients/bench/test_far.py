@@ -4,7 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -25,15 +25,19 @@ def echo_server() -> Iterator[int]:
                     connection, _ = server.accept()
                 except OSError:
                     return
-                with connection:
-                    while data := connection.recv(1 << 16):
-                        connection.sendall(data)
+                threading.Thread(target=echo, args=(connection,), daemon=True).start()
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         yield server.getsockname()[1]
         server.shutdown(socket.SHUT_RDWR)
     thread.join(10)
+
+
+def echo(connection: socket.socket) -> None:
+    with connection, suppress(ConnectionError):
+        while data := connection.recv(1 << 16):
+            connection.sendall(data)
 
 
 def dial(port: int) -> socket.socket:
@@ -84,3 +88,18 @@ def test_ports_are_free_and_different() -> None:
     assert len(set(ports)) == 5
     for port in ports:
         socket.create_server(("127.0.0.1", port)).close()
+
+
+def test_line_that_is_cut_breaks_what_went_over_it_and_what_its_end_had_dialled_and_nothing_else() -> None:
+    with echo_server() as port, FarAway([port, port], Line(0.0, bandwidth=1e9)) as far:
+        first, second = far.ports
+        with dial(first) as to_it, dial(second) as from_it, dial(second) as strange:
+            for connection in (to_it, from_it, strange):
+                connection.sendall(b"hello")
+                assert connection.recv(5) == b"hello"
+            assert far.cut(0, [from_it.getsockname()[1]]) == 2
+            for connection in (to_it, from_it):
+                assert connection.recv(1) == b""
+            strange.sendall(b"still")
+            assert strange.recv(5) == b"still"
+        assert exchange(first, b"again")[0] == b"again"
