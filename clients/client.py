@@ -6,6 +6,7 @@ import time
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 from clients.hops import Hops
@@ -19,7 +20,7 @@ from swarm.directory import Directory
 from swarm.errors import MissingBlocks, NetworkError
 from swarm.ids import Digest, PeerId, Span
 from swarm.messages import Contact
-from swarm.record import PeerRecord
+from swarm.record import PeerRecord, PeerState
 from swarm.transport import Transport
 
 __all__ = ["Client", "Model"]
@@ -45,6 +46,7 @@ class Client:
     dial_seconds = 5.0
     open_seconds = 10.0  # a session opens in one round trip; the rest is for a peer busy with a long batch
     ping_seconds = 3.0
+    hopeful_seconds = 5.0  # after a failure at which a peer is asked again if nobody else has its blocks
     leaving_seconds = 30.0  # for which a peer that leaves is not asked again; by then its record says so
     stall_floor = 1.5  # s; a time limit below this would only measure the scheduler
     stall_factor = 4.0
@@ -113,7 +115,12 @@ class Client:
     def _seen(self, records: Iterable[PeerRecord]) -> View:
         if self.precisions:
             records = [record for record in records if record.precision in self.precisions]
-        return View.of(records, model=self.model.digest, num_blocks=self.model.num_blocks, now=time.time())
+        view = View.of(records, model=self.model.digest, num_blocks=self.model.num_blocks, now=time.time())
+        before = {record.peer for record in self.view.peers if record.state is PeerState.ONLINE}
+        for record in view.peers:
+            if record.state is PeerState.ONLINE and record.peer not in before:
+                self.backoff.forgive(record.peer)  # whatever failed, it has begun anew since
+        return view
 
     async def hosted(self, name: str) -> Hosted:
         """The adapter that peers host under `name` now. Raises UsageError, MissingBlocks or NetworkError."""
@@ -167,20 +174,25 @@ class Client:
                 f"no peer of this swarm serves {self.model.name} ({self.model.digest[:12]}){only}; "
                 f"start one with: swarm-serve {self.model.name} --initial-peers …",
             )
+        plan = partial(
+            plan_chain,
+            self.view,
+            blocks,
+            links=Links(UNKNOWN_LINK),
+            source=source,
+            sink=sink,
+            tokens=lease,
+            token_bytes=self.token_bytes,
+            salt=self._salt,
+            like=like,
+            hosting=hosting,
+        )
+        never = self.excluded.keys() | frozenset(avoid)
         try:
-            chain = plan_chain(
-                self.view,
-                blocks,
-                links=Links(UNKNOWN_LINK),
-                source=source,
-                sink=sink,
-                avoid=self.backoff.avoided() | self.excluded.keys() | frozenset(avoid),
-                tokens=lease,
-                token_bytes=self.token_bytes,
-                salt=self._salt,
-                like=like,
-                hosting=hosting,
-            )
+            with suppress(MissingBlocks):
+                return plan(avoid=self.backoff.avoided() | never).hops
+            # they may have come back, and somebody waits for them
+            chain = plan(avoid=self.backoff.avoided(self.hopeful_seconds) | never)
         except MissingBlocks as error:
             if not only:
                 raise

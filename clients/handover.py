@@ -79,11 +79,20 @@ class Handover:
 
     async def _run(self) -> None:
         while leaving := self._chain.leaving:
-            try:
-                await self._hand_over(leaving)
-            except SwarmError as error:  # those that leave still serve: nobody has to know
-                _log.info("peers that leave can't be replaced yet: %s", error)
+            ways = [leaving, *((leg,) for leg in leaving if len(leaving) > 1)]  # maybe one of them can be replaced
+            for some in ways:
+                if await self._handed_over(some):
+                    break
+            else:
                 await self._client.change(self._client.until_change() * (1 + random.random() / 2))
+
+    async def _handed_over(self, leaving: Sequence[Leg]) -> bool:
+        try:
+            await self._hand_over(leaving)
+        except SwarmError as error:  # those that leave still serve: nobody has to know
+            _log.info("peers that leave can't be replaced yet: %s", error)
+            return False
+        return True
 
     async def _hand_over(self, leaving: Sequence[Leg]) -> None:
         rows = dict(self._lengths())

@@ -135,6 +135,7 @@ class MemorySwarm:
         *,
         trains: bool = True,
         adapters: tuple[tuple[str, str], ...] = (),
+        state: PeerState = PeerState.ONLINE,
     ) -> None:
         now = time.time()
         record = PeerRecord(
@@ -143,7 +144,7 @@ class MemorySwarm:
             model_name=self.checkpoint.name,
             num_blocks=self.checkpoint.num_blocks,
             span=blocks,
-            state=PeerState.ONLINE,
+            state=state,
             throughput=50.0,
             prefill=1000.0,
             cache_left=4096,
@@ -162,13 +163,18 @@ class MemorySwarm:
 
     async def kill(self, name: str) -> None:
         """As SIGKILL: gone without a word. Its record stays."""
-        member = self.members.pop(name)
         self.network.kill(PeerId(name))
+        await self.leave(name)
+
+    async def leave(self, name: str) -> None:
+        """Gone in good order. Its record stays."""
+        member = self.members.pop(name)
         member.task.cancel()
         with suppress(asyncio.CancelledError):
             await member.task
         await member.node.close()
         await member.link.close()
+        await member.transport.close()
 
     async def client(
         self, name: str = "client", *, share_prefixes: bool = True, precisions: Collection[str] = ()

@@ -140,6 +140,26 @@ def test_a_session_moves_as_soon_as_somebody_can_take_it(checkpoint: Checkpoint,
     in_swarm(checkpoint, play, delay=0.01)
 
 
+def test_of_two_that_leave_the_one_who_can_be_replaced_is(checkpoint: Checkpoint, reference: Reference) -> None:
+    async def play(swarm: MemorySwarm) -> None:
+        await swarm.add("a", Span(0, 2))
+        await swarm.add("b", Span(2, 4))
+        session = await swarm.session(await swarm.client(), reference)
+        row, expected = session.new_row(), reference.outputs(PROMPT)
+        await feed(session, reference, {row: PROMPT[:5]})
+        leaving = [asyncio.create_task(swarm.members[name].node.drain(LONG)) for name in "ab"]
+        await swarm.add("other", Span(2, 4))
+        assert await leaving[1] == 0
+        assert same(await feed(session, reference, {row: PROMPT[5:]}), expected[5:])
+        assert [hop.peer for hop in changes(swarm)[-1].hops] == ["a", "other"]
+        assert failures(swarm) == []
+        assert not leaving[0].done()
+        await session.close()
+        assert await leaving[0] == 0
+
+    in_swarm(checkpoint, play, delay=0.01)
+
+
 @pytest.mark.parametrize("leaver", ["a", "b"])
 def test_nobody_waits_while_the_replacement_computes_what_was_said(
     checkpoint: Checkpoint, reference: Reference, leaver: str

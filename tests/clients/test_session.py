@@ -12,6 +12,7 @@ from swarm.checkpoint import Checkpoint
 from swarm.errors import Busy, MissingBlocks
 from swarm.ids import PeerId, Span
 from swarm.memory import MemoryNetwork
+from swarm.record import PeerState
 from tests.memory_swarm import MemorySwarm, Reference, feed
 from tests.virtual import run_virtual
 
@@ -114,6 +115,43 @@ def test_a_hop_that_hangs_is_replaced(checkpoint: Checkpoint, reference: Referen
         await session.close()
 
     in_swarm(checkpoint, play, delay=0.01)
+
+
+def test_who_alone_has_blocks_is_used_again_seconds_after_a_long_silence(
+    checkpoint: Checkpoint, reference: Reference
+) -> None:
+    async def play(swarm: MemorySwarm) -> None:
+        await swarm.add("a", Span(0, 2))
+        await swarm.add("b", Span(2, 4))
+        session = await swarm.session(await swarm.client(), reference, patience=3600.0)
+        row, expected = session.new_row(), reference.outputs(PROMPT)
+        await feed(session, reference, {row: PROMPT[:5]})
+        swarm.network.hang(PeerId("b"))
+        going_on = asyncio.create_task(feed(session, reference, {row: PROMPT[5:]}))
+        await asyncio.sleep(600.0)
+        swarm.network.resume(PeerId("b"))
+        async with asyncio.timeout(20.0):
+            assert same(await going_on, expected[5:])
+        await session.close()
+
+    in_swarm(checkpoint, play, delay=0.01)
+
+
+def test_who_comes_online_anew_is_forgiven(checkpoint: Checkpoint) -> None:
+    async def play(swarm: MemorySwarm) -> None:
+        await swarm.add("a", Span(0, 4))
+        client = await swarm.client()
+        client.backoff.fail(PeerId("a"))
+        await client.refresh()
+        assert client.backoff.avoided() == {"a"}
+        swarm.announce("a", Span(0, 4), state=PeerState.JOINING)
+        await client.refresh()
+        assert client.backoff.avoided() == {"a"}
+        swarm.announce("a", Span(0, 4))
+        await client.refresh()
+        assert client.backoff.avoided() == set()
+
+    in_swarm(checkpoint, play)
 
 
 def test_hops_that_cannot_reach_each_other_meet_at_the_client(checkpoint: Checkpoint, reference: Reference) -> None:

@@ -20,10 +20,37 @@ def test_failures_in_a_row_cost_twice_as_long_each() -> None:
 
 
 def test_the_wait_is_bounded() -> None:
-    backoff: Backoff[str] = Backoff(Clock(), base=2.0, ceiling=60.0)
+    clock = Clock()
+    backoff: Backoff[str] = Backoff(clock, base=2.0, ceiling=60.0)
     for _ in range(2000):
         backoff.fail("alice")
+        clock.now += backoff.next_release() or 0.0
+    backoff.fail("alice")
     assert backoff.next_release() == 60.0
+
+
+def test_failure_that_many_notice_counts_once() -> None:
+    clock = Clock()
+    backoff: Backoff[str] = Backoff(clock, base=2.0)
+    for _ in range(8):
+        backoff.fail("alice")
+    assert (backoff.failures("alice"), backoff.next_release()) == (1, 2.0)
+    clock.now += 2.0
+    for _ in range(8):
+        backoff.fail("alice")
+    assert (backoff.failures("alice"), backoff.next_release()) == (2, 4.0)
+
+
+def test_wait_may_be_cut_short_and_rest_may_not() -> None:
+    clock = Clock()
+    backoff: Backoff[str] = Backoff(clock, base=16.0)
+    backoff.fail("alice")
+    backoff.rest("bob", 16.0)
+    clock.now += 5.0
+    assert backoff.avoided() == {"alice", "bob"}
+    assert backoff.avoided(most=5.0) == {"bob"}
+    backoff.fail("alice")
+    assert backoff.avoided(most=5.0) == {"alice", "bob"}
 
 
 def test_a_success_forgives() -> None:
@@ -37,9 +64,10 @@ def test_a_success_forgives() -> None:
 def test_quiet_forgives() -> None:
     clock = Clock()
     backoff: Backoff[str] = Backoff(clock, base=2.0, ceiling=10.0)
-    backoff.fail("alice")
-    backoff.fail("alice")
-    clock.now += 15.0
+    for _ in range(2):
+        backoff.fail("alice")
+        clock.now += 5.0
+    clock.now += 10.0
     backoff.fail("alice")
     assert backoff.next_release() == 2.0
 

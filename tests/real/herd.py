@@ -19,7 +19,7 @@ from swarm.checkpoint import Checkpoint
 from swarm.ids import PeerId, Span
 from swarm.subprocesses import ServeProcess
 
-__all__ = ["Herd", "daemon", "executor", "family", "wait_until_free"]
+__all__ = ["KV_TOKENS", "Herd", "daemon", "executor", "family", "still_there", "wait_until_free"]
 
 START_SECONDS = 180.0
 FREE_SECONDS = 60.0  # a record is announced every 20
@@ -114,12 +114,12 @@ def daemon(process: ServeProcess) -> psutil.Process:
     return next(one for one in family(process)[1:] if "p2pd" in one.name())
 
 
-def wait_until_free(herd: Herd, model: SwarmModelForCausalLM) -> None:
-    """Until every living peer has announced, later than now, that nobody holds anything there. `model`: any client's.
+def wait_until_free(living: Iterable[ServeProcess], model: SwarmModelForCausalLM) -> None:
+    """Until every one has announced, later than now, that of its KV_TOKENS nobody holds any. `model`: any client's.
     Fails after FREE_SECONDS."""
     connection = model._connection
     assert isinstance(connection, Connection)
-    peers = {process.ready.peer_id for process in herd.living}
+    peers = {process.ready.peer_id for process in living}
     begun, deadline = time.time(), time.monotonic() + FREE_SECONDS
     left: dict[PeerId, int] = {}
     while left != dict.fromkeys(peers, KV_TOKENS):

@@ -69,4 +69,4 @@ def test_peers_forget_clients_that_stop_or_are_killed_in_mid_answer(
     logits = LogitsProcessorList([AtToken(2, stop)])
     with client_of(herd) as other, pytest.raises(InterruptedError):
         answers(other, text.prompt(17), logits_processor=logits, **options("greedy", NEW))
-    wait_until_free(herd, model)
+    wait_until_free(herd.living, model)

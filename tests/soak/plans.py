@@ -1,16 +1,18 @@
 """What happens in a soak: everything is drawn from one seed, which the ids of the tests show.
 
-SWARM_SOAK_SEED=123 makes a soak again as it was; SWARM_SOAK_RUNS=100 makes more runs of it.
+SWARM_SOAK_SEED=123 makes a soak again as it was; SWARM_SOAK_RUNS=100 makes more runs of it, and SWARM_SOAK_MINUTES=5 a
+shorter churn.
 """
 
 import os
 import random
 from dataclasses import dataclass
 
-__all__ = ["SEED", "Case", "Run", "cases", "runs"]
+__all__ = ["MINUTES", "SEED", "Case", "Run", "cases", "runs"]
 
 SEED = int(os.environ.get("SWARM_SOAK_SEED") or random.randrange(1_000_000))
 RUNS = int(os.environ.get("SWARM_SOAK_RUNS") or 36)
+MINUTES = float(os.environ.get("SWARM_SOAK_MINUTES") or 30)
 
 MODES = ("greedy", "sampling", "beams")
 CONTEXT = 480  # tokens of prompt in a run, so that whoever is killed in mid-answer leaves about 500 to replay

@@ -145,7 +145,7 @@ def test_afterwards_no_peer_holds_anything(herd: Herd) -> None:
     with SwarmModelForCausalLM.from_pretrained(
         herd.checkpoint.folder, initial_peers=herd.addresses, cache=herd.cache
     ) as model:
-        wait_until_free(herd, model)
+        wait_until_free(herd.living, model)
 
 
 def ask(model: PreTrainedModel, text: Text, case: Case, seen: AtToken | None = None) -> Answer:

@@ -95,6 +95,10 @@ class Wan:
         self._hosts[name] = host
         return host
 
+    @property
+    def hosts(self) -> tuple[Host, ...]:
+        return tuple(self._hosts.values())
+
     def link(self, a: Host | None, b: Host | None, there: Link, back: Link | None = None) -> None:
         """What lies between two hosts, from now on: `there` from `a` to `b`, and `back`, by default the same. Without
         hosts: between all others."""
