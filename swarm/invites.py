@@ -22,6 +22,7 @@ from swarm.entrance import INVITE
 from swarm.errors import AccessError, UsageError
 from swarm.identity import Identity, verify
 from swarm.ids import PeerId
+from swarm.unpacking import unpack
 
 __all__ = [
     "MAX_PASS",
@@ -117,14 +118,14 @@ class Invite:
         """Raises UsageError."""
         try:
             return cls._read(text.strip())
-        except (ValueError, TypeError, RecursionError, msgpack.UnpackException, AccessError) as error:
+        except (ValueError, TypeError, AccessError) as error:
             raise UsageError(f"this invite is damaged ({error}): ask for it again, and paste all of it") from None
 
     @classmethod
     def _read(cls, text: str) -> Self:
         if not text.startswith(INVITE) or len(text) > MAX_TEXT:
             raise ValueError(f"an invite begins with {INVITE}")
-        packed = msgpack.unpackb(base64.urlsafe_b64decode(text.removeprefix(INVITE) + "==="))
+        packed = unpack(base64.urlsafe_b64decode(text.removeprefix(INVITE) + "==="))
         swarm, seed, grants, addresses = packed
         if not isinstance(swarm, str) or not isinstance(seed, bytes) or len(seed) != 32:
             raise ValueError("it names no swarm and no key")
@@ -172,9 +173,9 @@ def read_pass(shown: bytes, swarm: PeerId, peer: PeerId) -> Pass:
     if len(shown) > MAX_PASS:
         raise AccessError(f"a pass has at most {MAX_PASS} bytes")
     try:
-        packed, signature = msgpack.unpackb(shown, max_ext_len=0)
+        packed, signature = unpack(shown)
         grants = read_grants(packed)
-    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+    except (ValueError, TypeError) as error:  # TypeError: it is no pair
         raise AccessError(f"this is no pass: {error}") from error
     signer = holder_of(swarm, grants)
     if not isinstance(signature, bytes) or not verify(signer, _pass_content(swarm, peer), signature):

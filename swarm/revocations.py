@@ -13,6 +13,7 @@ from swarm.errors import AccessError, UsageError
 from swarm.identity import verify
 from swarm.ids import PeerId
 from swarm.invites import MAX_PASS, Invite, Pass, Role, holder_of, pack_grants, read_grants
+from swarm.unpacking import unpack
 
 __all__ = ["MAX_REVOCATIONS", "Revocation", "Revocations"]
 
@@ -44,8 +45,8 @@ class Revocation:
         if not isinstance(sealed, bytes) or len(sealed) > MAX_PASS:
             raise AccessError(f"a revocation has at most {MAX_PASS} bytes")
         try:
-            holder, until, packed, signature = msgpack.unpackb(sealed, max_ext_len=0)
-        except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+            holder, until, packed, signature = unpack(sealed)
+        except (ValueError, TypeError) as error:
             raise AccessError(f"this is no revocation: {error}") from error
         grants = read_grants(packed)
         if not isinstance(holder, str) or type(until) is not float or not isinstance(signature, bytes):
@@ -104,7 +105,7 @@ def _read_file(path: Path | None) -> list[object]:
     if path is None or not path.exists():
         return []
     try:
-        entries = msgpack.unpackb(path.read_bytes())
-    except (OSError, ValueError, msgpack.UnpackException):
+        entries = unpack(path.read_bytes())
+    except (OSError, ValueError):
         return []
     return entries if isinstance(entries, list) else []

@@ -20,6 +20,7 @@ from swarm.ids import ADAPTER_NAME, MAX_ADAPTERS, Digest, PeerId, Span
 from swarm.messages import Contact
 from swarm.record import Announced, PeerRecord, PeerState, Presence
 from swarm.training import DIGEST_BYTES
+from swarm.unpacking import unpack
 
 __all__ = [
     "CLOCK_TOLERANCE",
@@ -145,8 +146,8 @@ def _envelope(sealed: bytes, signatures: int) -> tuple[bytes, Mapping[str, Any],
 
 def _unpack(data: bytes) -> Any:
     try:
-        return msgpack.unpackb(data, raw=False, max_ext_len=0)
-    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+        return unpack(data)
+    except ValueError as error:
         raise RecordError(f"a record that is no msgpack: {error}") from error
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import msgpack
 
 from swarm.errors import WireError
+from swarm.unpacking import unpack
 
 __all__ = ["MAX_FRAME", "MAX_HEADER", "PREFIX", "Frame", "checked_total", "decode", "encode"]
 
@@ -58,8 +59,8 @@ def decode(data: bytes | bytearray | memoryview) -> Frame:
         raise WireError(f"a header of {length} bytes does not fit its frame or the limit of {MAX_HEADER}")
     packed = view[PREFIX.size : PREFIX.size + length]
     try:
-        header = msgpack.unpackb(packed, raw=False, strict_map_key=False, max_ext_len=0)
-    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+        header = unpack(packed)
+    except ValueError as error:
         raise WireError(f"a header that is no msgpack: {error}") from error
     if not isinstance(header, dict):
         raise WireError(f"a header is a map, not a {type(header).__name__}")

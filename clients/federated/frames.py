@@ -22,6 +22,7 @@ from swarm import fields
 from swarm.errors import WireError
 from swarm.identity import Identity, verify
 from swarm.ids import PeerId
+from swarm.unpacking import unpack
 from swarm.wire import Frame, encode
 
 __all__ = [
@@ -113,8 +114,8 @@ def opened(signed: Signed, key: bytes) -> dict[str, Any]:
     if not verify(signed.by, CONTEXT + _keyed(signed.payload, key), signed.signature):
         raise WireError(f"{signed.by} is no member of this run, or has other settings")
     try:
-        said = msgpack.unpackb(signed.payload, raw=False, max_ext_len=0)
-    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+        said = unpack(signed.payload)
+    except ValueError as error:
         raise WireError(f"a payload that is no msgpack: {error}") from error
     if not isinstance(said, dict):
         raise WireError("a payload is a map")

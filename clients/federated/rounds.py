@@ -19,6 +19,7 @@ from clients.finetune.run import Tuning
 from swarm.atomic import write_file
 from swarm.errors import UsageError, WireError
 from swarm.ids import PeerId
+from swarm.unpacking import unpack
 
 __all__ = ["Kept", "Round", "Rounds", "flat", "put"]
 
@@ -68,8 +69,8 @@ class Kept:
             raise UsageError(f"{folder} holds another run, or other options: give those of before, or another --output")
         try:
             standing = Standing.parse(terms, data[at:end])
-            vouchers = signed_in(msgpack.unpackb(data[end:]), MAX_MEMBERS)
-        except (WireError, ValueError, msgpack.UnpackException) as error:
+            vouchers = signed_in(unpack(data[end:]), MAX_MEMBERS)
+        except (WireError, ValueError) as error:
             raise UsageError(f"{path} can't be read: remove it to begin again ({error})") from error
         return cls(standing, RELEASES.unpack_from(data, len(terms.key))[0], tuple(vouchers))
 
