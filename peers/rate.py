@@ -7,7 +7,7 @@ __all__ = ["Bucket"]
 
 
 class Bucket:
-    """`rate` units a second, `burst` units at once. Taking more than is there waits; nothing is refused."""
+    """`rate` units a second, `burst` units at once. `take` waits for what is not there; nothing is refused."""
 
     def __init__(self, rate: float, burst: float, clock: Callable[[], float]) -> None:
         self._rate = rate
@@ -17,8 +17,20 @@ class Bucket:
         self._at = clock()
 
     async def take(self, units: float) -> None:
-        now = self._clock()
-        self._level = min(self._burst, self._level + (now - self._at) * self._rate) - units
-        self._at = now
+        self._fill()
+        self._level -= units
         if self._level < 0:
             await asyncio.sleep(-self._level / self._rate)
+
+    def try_take(self, units: float) -> bool:
+        """False, and nothing taken, where it is not there now."""
+        self._fill()
+        if self._level < units:
+            return False
+        self._level -= units
+        return True
+
+    def _fill(self) -> None:
+        now = self._clock()
+        self._level = min(self._burst, self._level + (now - self._at) * self._rate)
+        self._at = now

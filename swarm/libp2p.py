@@ -10,6 +10,7 @@ import logging
 import sys
 from asyncio import IncompleteReadError, StreamReader, StreamWriter
 from collections.abc import Awaitable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, Self, TypeVar
 
 from hivemind.p2p import P2P, PeerID
@@ -289,8 +290,10 @@ class Libp2pTransport(Transport):
         task.add_done_callback(self._tasks.discard)
 
     async def _connect(self, peer: PeerId, target: PeerID, addresses: Iterable[str]) -> None:
-        places = [address.removesuffix(f"/p2p/{peer}") for address in addresses]
-        dialled = [packed(place) for place in places if place]
+        dialled: list[bytes] = []
+        for place in (address.removesuffix(f"/p2p/{peer}") for address in addresses):
+            with suppress(ValueError):  # who says where a peer is may be wrong; the others may be right
+                dialled += [packed(place)] if place else []
         connect = p2pd_pb2.ConnectRequest(peer=target.to_bytes(), addrs=dialled)
         request = p2pd_pb2.Request(type=p2pd_pb2.Request.CONNECT, connect=connect)
         _, writer = await self._ask(request)

@@ -1,4 +1,4 @@
-"""Whatever bytes a stranger sends: a fixed count of tries, some led by what they reach; and those that once did harm."""
+"""Whatever bytes a stranger sends: a fixed count of tries, some led by what they reach, and what once did harm."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ from tests.fuzz.seeds import MESSAGES, seeds
 from tests.fuzz.targets import TARGETS, as_frame
 
 FOUND = Path(__file__).parent / "found"
-COUNT = 3_000
+COUNT = 6_000
 LONG = 1_000_000
 LIMITS = ("-timeout=5", "-rss_limit_mb=512", "-seed=1")  # seconds for one input, memory for all
 ROOT = Path(__file__).parents[2]
@@ -36,9 +36,8 @@ def fuzz(target: str, folder: Path, count: int) -> None:
 
 
 @with_atheris
-@pytest.mark.parametrize("target", TARGETS)
-def test_guided_by_what_it_reaches_a_fuzzer_finds_nothing(target: str, tmp_path: Path) -> None:
-    fuzz(target, tmp_path, COUNT)
+def test_guided_by_what_it_reaches_a_fuzzer_finds_nothing(tmp_path: Path) -> None:
+    fuzz("all", tmp_path, COUNT)
 
 
 @with_atheris
@@ -76,9 +75,24 @@ def changed(value: Any, at: tuple[Any, ...], new: Any) -> Any:
 
 
 ODD = st.sampled_from(
-    [None, True, -1, 1 << 63, (1 << 64) - 1, 1e308, float("nan"), float("inf"), "", "x" * 5000, "\0\x1b[2J", b"", [], {}]
+    [
+        None,
+        True,
+        -1,
+        1 << 63,
+        (1 << 64) - 1,
+        1e308,
+        float("nan"),
+        float("inf"),
+        "",
+        "x" * 5000,
+        "\0\x1b[2J",
+        b"",
+        [],
+        {},
+    ]
 )
-ANYTHING = st.recursive(ODD, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner))
+ANYTHING = ODD | st.lists(ODD, max_size=3) | st.dictionaries(st.text(max_size=3), ODD, max_size=3)
 HEADERS: list[Mapping[str, Any]] = [dict(decode(message.pack()).header) for message in MESSAGES]
 
 
