@@ -10,9 +10,10 @@ The DHT keeps the value whose expiration is later. So what we give it as expirat
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import lru_cache
+from itertools import islice, zip_longest
 from typing import Self, TypeVar
 
 import msgpack
@@ -45,6 +46,8 @@ from swarm.sealing import (
     seal,
     seal_presence,
 )
+from swarm.shelves import NoCache, PlainSerializer, Shelves, items_in
+from swarm.unpacking import unpack
 
 __all__ = ["CLOCK_LIMIT", "Guard", "KademliaDirectory", "clock_offset"]
 
@@ -54,11 +57,12 @@ A = TypeVar("A", PeerRecord, Presence)
 
 _INDEX = "swarm/1/peers"
 _REPLICAS = 5  # nodes that keep each key
-_MAX_KEYS = 4096  # that one node keeps; beyond it the earliest to expire go
-_MAX_ENTRIES = 8192  # of one node's answer that are looked at, and whose signatures are remembered
+_MAX_ENTRIES = 4096  # of one node's answer that are looked at
+_MAX_FOUND = 8192  # of all answers, as many of each
+_MAX_OPENED = 32_768  # whose signatures are remembered, good or not
+_AT_A_TIME = 32  # signatures that are checked before others have a turn
 _MAX_VALUE = MAX_RECORD + MAX_PASS + 32  # bytes of a sealed record, and perhaps a pass, in hivemind's packing
 _PARALLEL = 64  # calls to other nodes at once
-_DICTIONARY = 0x50  # hivemind's msgpack extension for [maxsize, latest expiration, [[subkey, value, expiration], ...]]
 
 
 def _key(model: Digest | None) -> str:
@@ -74,19 +78,22 @@ def _keys(record: Announced) -> list[DHTID]:
     return [DHTID.generate(name) for name in names]
 
 
-def _opened(sealed: bytes) -> Announced:
-    """Raises RecordError."""
+def _opened(sealed: bytes) -> Announced | RecordError:
+    """What is wrong with it is remembered as well: who sends nonsense sends it again."""
     try:
         return open_sealed(sealed)
     except RecordError:
-        return open_presence(sealed)
+        try:
+            return open_presence(sealed)
+        except RecordError as error:
+            return RecordError(str(error))
 
 
 def _parts(value: bytes) -> tuple[bytes, bytes]:
     """A sealed record and a pass. Raises RecordError."""
     try:
-        sealed, shown = msgpack.unpackb(value, max_ext_len=0)
-    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+        sealed, shown = unpack(value)
+    except (ValueError, TypeError) as error:
         raise RecordError(f"this is no record with a pass: {error}") from error
     if not (isinstance(sealed, bytes) and isinstance(shown, bytes)):
         raise RecordError("a record with a pass is a pair of bytes")
@@ -101,7 +108,7 @@ class Guard(RecordValidatorBase):  # type: ignore[misc]  # hivemind is untyped
     has long kept, and drops all of a key for one refusal; of what is too old it takes care by itself."""
 
     def __init__(self, door: Door | None = None) -> None:
-        self._opened = lru_cache(maxsize=_MAX_ENTRIES)(_opened)  # the same records pass here again and again
+        self._seen = lru_cache(maxsize=_MAX_OPENED)(_opened)  # the same records pass here again and again
         self._door = door
 
     def open(self, value: bytes) -> Announced:
@@ -115,6 +122,14 @@ class Guard(RecordValidatorBase):  # type: ignore[misc]  # hivemind is untyped
         self._door.admit(announced.peer, shown, role)
         return announced
 
+    def _opened(self, sealed: bytes) -> Announced:
+        if len(sealed) > MAX_RECORD:
+            raise RecordError(f"a record has at most {MAX_RECORD} bytes")  # and is not remembered
+        found = self._seen(sealed)
+        if isinstance(found, RecordError):
+            raise RecordError(str(found))
+        return found
+
     def value(self, sealed: bytes) -> bytes:
         """What `open` reads, for a record of our own."""
         if self._door is None:
@@ -126,12 +141,12 @@ class Guard(RecordValidatorBase):  # type: ignore[misc]  # hivemind is untyped
         if len(record.value) > _MAX_VALUE or len(record.subkey) > _MAX_VALUE:
             return False
         try:
-            sealed = msgpack.unpackb(record.value)
+            sealed = unpack(record.value)
             if not isinstance(sealed, bytes):
                 return False
             announced = self.open(sealed)
             check_times(announced, time.time())
-        except (ValueError, TypeError, RecursionError, msgpack.UnpackException, ProtocolError):
+        except (ValueError, ProtocolError):
             return False
         return (
             record.subkey == MSGPackSerializer.dumps(announced.peer)
@@ -193,7 +208,8 @@ class KademliaDirectory(Directory):
         except (RuntimeError, ValidationError, P2PDaemonError) as error:
             await _ask_at_doors(host, initial_peers)
             raise _join_error(str(error), initial_peers) from error
-        node.protocol.storage.maxsize = _MAX_KEYS
+        node.protocol.storage, node.protocol.cache = Shelves(), NoCache()
+        node.protocol.serializer = PlainSerializer
         return cls(host, identity, node, guard, limit)
 
     async def announce(self, record: PeerRecord) -> None:
@@ -259,7 +275,9 @@ class KademliaDirectory(Directory):
         self._check_open()
         sealed = await self._host.run(self._sealed(DHTID.generate(name)), self._limit, "reading the DHT")
         now, found = time.time(), []
-        for data in sealed:
+        for count, data in enumerate(sealed):
+            if count % _AT_A_TIME == 0:
+                await asyncio.sleep(0)  # thousands of signatures take seconds
             try:
                 record = self._guard.open(data)
                 check_times(record, now)
@@ -268,17 +286,17 @@ class KademliaDirectory(Directory):
             found.append(record)
         return found
 
-    async def _sealed(self, key: DHTID) -> set[bytes]:
+    async def _sealed(self, key: DHTID) -> list[bytes]:
         """All that the nodes nearest to the key have under it. `DHTNode.get` would do with the answer of whichever
         node claims the latest expiration, and throws away an answer for one bad entry in it: both let a single hostile
         node, or record, hide all others."""
         others = [peer for peer in await self._nearest(key) if peer != self._node.peer_id]
         answers = await asyncio.gather(*(self._ask(peer, key) for peer in others))
         own = self._node.protocol.storage.get(key)
-        entries = set() if own is None else set(_entries(MSGPackSerializer.dumps(own.value)))
-        return entries.union(*answers)
+        kept = [] if own is None else _entries(MSGPackSerializer.dumps(own.value))
+        return _in_turn([kept, *answers])
 
-    async def _ask(self, peer: PeerID, key: DHTID) -> set[bytes]:
+    async def _ask(self, peer: PeerID, key: DHTID) -> list[bytes]:
         """The sealed records that `peer` has under `key`; none if it does not answer in time, or not sensibly."""
         protocol = self._node.protocol
         request = dht_pb2.FindRequest(keys=[key.to_bytes()], peer=protocol.node_info)
@@ -286,8 +304,8 @@ class KademliaDirectory(Directory):
             async with protocol.rpc_semaphore:
                 response = await protocol.get_stub(peer).rpc_find(request, timeout=protocol.wait_timeout)
         except (TimeoutError, OSError, P2PDaemonError, P2PHandlerError):
-            return set()
-        return {entry for result in response.results[:1] for entry in _entries(result.value)}
+            return []
+        return [entry for result in response.results[:1] for entry in _entries(result.value)]
 
     def _check_open(self) -> None:
         if self.closed:
@@ -318,17 +336,20 @@ def _newest(found: Iterable[A]) -> tuple[A, ...]:
     return tuple(record for _, record in sorted(newest.items()) if record.expires > now)
 
 
-def _entries(answer: bytes) -> Iterator[bytes]:
+def _in_turn(answers: Sequence[Sequence[bytes]]) -> list[bytes]:
+    """One of each answer after the other, so that no node can crowd out what the others say; each once."""
+    turns = (entry for turn in zip_longest(*answers) for entry in turn if entry is not None)
+    return list(islice(dict.fromkeys(turns), _MAX_FOUND))
+
+
+def _entries(answer: bytes) -> list[bytes]:
     """The values in a stranger's packed dictionary; nothing where it is none."""
     try:
-        packed = msgpack.unpackb(answer)
-        if not (isinstance(packed, msgpack.ExtType) and packed.code == _DICTIONARY):
-            return
-        _, _, items = msgpack.unpackb(packed.data)
-        values = [msgpack.unpackb(value) for _, value, _ in items[:_MAX_ENTRIES]]
-    except (ValueError, TypeError, RecursionError, msgpack.UnpackException):
-        return
-    yield from (value for value in values if isinstance(value, bytes))
+        items = items_in(answer, _MAX_ENTRIES) or ()
+        values = [unpack(value) for _, value, _ in items]
+    except ValueError:
+        return []
+    return [value for value in values if isinstance(value, bytes)]
 
 
 async def _ask_at_doors(host: Libp2pHost, peers: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from hivemind.dht.node import DHTNode
 from hivemind.dht.routing import DHTID
 from hivemind.dht.storage import DictionaryDHTValue
 from hivemind.p2p import P2PContext, PeerID
+from hivemind.p2p.p2p_daemon_bindings.utils import P2PHandlerError
 from hivemind.proto import dht_pb2
 from hivemind.utils import MSGPackSerializer
 
@@ -236,6 +237,37 @@ async def test_old_record_sent_again_does_not_come_back(swarm: Swarm) -> None:
     for expiration in (old.issued + MAX_LIFETIME, new.issued + MAX_LIFETIME, FOREVER):
         assert await swarm.offer(MODEL_KEY, ADA.peer_id, value, expiration) == [False, False]
     assert await swarm.bob.read(MODEL) == (new,)
+
+
+async def test_nobody_puts_a_record_of_their_own_before_all_others(swarm: Swarm) -> None:
+    """What nodes cache for each other they would answer with, if it ends later than what they keep."""
+    record, late = record_of(ADA.peer_id), record_of(EVE.peer_id, issued=time.time() + 2)
+    await swarm.ada.announce(record)
+    dictionary = DictionaryDHTValue()
+    dictionary.store(EVE.peer_id, packed(seal(late, EVE)), late.issued + MAX_LIFETIME)
+    peers = [PeerID.from_base58(identity.peer_id) for identity in (ADA, BOB)]
+    for peer in peers:
+        call = swarm.eve.protocol.call_store(peer, [MODEL_KEY], [dictionary], [FOREVER], in_cache=True)
+        assert await call == [False]
+    assert record in await swarm.bob.read(MODEL)
+
+
+async def test_a_dictionary_that_makes_room_for_millions_is_refused_at_once(swarm: Swarm) -> None:
+    record = record_of(ADA.peer_id)
+    await swarm.ada.announce(record)
+    nested = b"\xdd\x00\x0f\x00\x00" * 500 + bytes(1 << 20)
+    hostile = msgpack.packb(msgpack.ExtType(0x50, nested))
+    request = dht_pb2.StoreRequest(
+        keys=[MODEL_KEY.to_bytes()],
+        subkeys=[swarm.eve.protocol.IS_DICTIONARY],
+        values=[hostile],
+        expiration_time=[FOREVER],
+        in_cache=[False],
+    )
+    stub = swarm.eve.protocol.get_stub(PeerID.from_base58(ADA.peer_id))
+    with pytest.raises(P2PHandlerError, match="max_array_len"):
+        await stub.rpc_store(request)
+    assert await swarm.ada.read(MODEL) == (record,)
 
 
 def plain(eve: DHTNode, key: DHTID) -> None:
