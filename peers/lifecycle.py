@@ -48,6 +48,7 @@ class Offer:
     precision: str
     public_name: str = ""
     trains: bool = True
+    stays: bool = False  # at the span that it takes first; one whose user fixed it does in any case
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +264,7 @@ class Lifecycle:
             issued=0.0,
             expires=0.0,
             trains=offer.trains,
+            fixed=offer.stays or offer.room.fixed is not None,
         )
         announcer = Announcer(self._directory, record, self._load, timing=self._patience.timing, clock=self._clock)
         await announcer.announce()

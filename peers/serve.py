@@ -72,6 +72,10 @@ def serve(
     num_blocks: Annotated[
         int | None, typer.Option(metavar="N", help="Host N blocks; by default as many as fit into memory.")
     ] = None,
+    stay: Annotated[
+        bool,
+        typer.Option("--stay", help="Keep the blocks that it takes first; by default it moves where it helps more."),
+    ] = False,
     host: Annotated[str, typer.Option(metavar="IP", help="The address to listen on.")] = "0.0.0.0",
     port: Annotated[
         int | None, typer.Option(metavar="PORT", help="The TCP port; by default 31330 if it is free, else any.")
@@ -189,6 +193,7 @@ def serve(
         pause_when=tuple(map(Condition.parse, pause_when or ())),
         blocks=Span.parse(blocks) if blocks is not None and "blocks" not in weaker else None,
         num_blocks=None if "num_blocks" in weaker else num_blocks,
+        stay=stay,
         host=host,
         port=port,
         announce=announced_addresses(announce or (), port),

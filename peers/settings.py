@@ -36,6 +36,7 @@ class ServeSettings:
     private: bool = False  # the invite is the owner's
     blocks: Span | None = None
     num_blocks: int | None = None
+    stay: bool = False  # at the blocks that it takes first
     host: str = "0.0.0.0"
     port: int | None = None
     announce: tuple[str, ...] = ()

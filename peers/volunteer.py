@@ -24,6 +24,7 @@ from peers.precision import Precision, choose
 from peers.process_executor import ProcessExecutor
 from peers.profiling import profile_path, read_profile
 from peers.ready import Ready
+from peers.reconsidering import Reconsidering
 from peers.settings import ServeSettings
 from peers.span_memory import kv_bytes_per_token, span_bytes
 from peers.thanks import ThanksBook, thanks_path
@@ -97,6 +98,8 @@ async def volunteer(settings: ServeSettings, view: View) -> None:
         life = _life(settings, plan, host, directory, on_ready)
         if settings.pause_when:
             others.append(keep_pausing(life, settings.pause_when, read_machine()))
+        if settings.blocks is None and not settings.stay:
+            others.append(Reconsidering(life, directory).run())
         stack.enter_context(_pausing_when_told(life))
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(other) for other in others]
@@ -222,6 +225,7 @@ def _life(
         precision=plan.precision.name,
         public_name=settings.public_name,
         trains=settings.training_share > 0,
+        stays=settings.stay,
     )
 
     async def start_executor(span: Span) -> ProcessExecutor:

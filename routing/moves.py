@@ -86,7 +86,7 @@ def reconsider(view: View, peer: PeerId, *, min_gain: float = MIN_GAIN, plan: Pl
 def plan_moves(view: View, *, min_gain: float = MIN_GAIN) -> Plan:
     """The fewest moves found that raise the weakest block by `min_gain` of its throughput or more; none if none do.
 
-    A joining peer counts where it goes and does not move. A peer keeps as many blocks as it has. Of the online peers of
+    A joining peer counts where it goes and does not move, nor does one whose user chose its blocks. A peer keeps as many blocks as it has. Of the online peers of
     a block one stays, so that no block is without a peer while others are on their way. All of this is the same for
     everyone who has the same view.
     """
@@ -150,7 +150,8 @@ class _Search:
     def __init__(self, view: View, loads: Sequence[float], most: float, turn: int) -> None:
         self._loads = _Loads(loads, most, STEEPNESS[turn % len(STEEPNESS)])
         online = [record for record in view.peers if record.state is PeerState.ONLINE]
-        self._peers = sorted(online, key=lambda record: _turn(record, turn))
+        movable = [record for record in online if not record.fixed]
+        self._peers = sorted(movable, key=lambda record: _turn(record, turn))
         self._at = {record.peer: record.span for record in online}
         self._staying = list(view.replication())
 

@@ -40,6 +40,7 @@ class PeerRecord:
     expires: float
     adapters: tuple[tuple[str, str], ...] = ()  # hosted ones: the name that the peer gives it, and its digest
     trains: bool = True  # gives some of its time to fine-tuning
+    fixed: bool = False  # stays at its span whatever the swarm needs: its user said so
 
     def hosts(self, adapter: str) -> bool:
         """Whether it says that it hosts the adapter with this digest."""

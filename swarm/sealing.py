@@ -176,6 +176,8 @@ def _fields(record: PeerRecord) -> dict[str, Any]:
         fields["adapters"] = adapters
     if not record.trains:
         fields["trains"] = False  # left out: it does, as in earlier versions
+    if record.fixed:
+        fields["fixed"] = True
     return fields
 
 
@@ -201,6 +203,7 @@ def _parsed(fields: Mapping[str, Any]) -> PeerRecord:
         expires=_number(fields, "expires", _MAX_RATE),
         adapters=_adapters(fields),
         trains=_flag(fields, "trains", default=True),
+        fixed=_flag(fields, "fixed", default=False),
     )
 
 

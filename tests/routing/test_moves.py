@@ -181,6 +181,14 @@ def test_peer_that_is_on_its_way_counts_where_it_goes() -> None:
     assert plan_moves(view(8, [*crowd(3, Span(0, 4)), *crowd(1, Span(4, 8)), coming])).moves == ()
 
 
+def test_peer_whose_user_chose_its_blocks_is_not_planned_with_but_relied_on() -> None:
+    fixed = [replace(record, fixed=True) for record in crowd(5, Span(0, 4))]
+    assert plan_moves(view(8, fixed)).moves == ()
+    free = record("free", 0, 4, num_blocks=8)
+    assert [move.peer for move in plan_moves(view(8, [*fixed, free])).moves] == ["free"]
+    assert plan_moves(view(8, [free])).moves == ()
+
+
 def test_last_peer_of_a_block_stays() -> None:
     assert (
         plan_moves(view(12, [*crowd(1, Span(0, 4), num_blocks=12), *crowd(1, Span(4, 8), num_blocks=12)])).moves == ()

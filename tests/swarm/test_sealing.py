@@ -84,6 +84,12 @@ def test_adapters_that_are_too_many_or_are_none_are_refused(adapters: Any) -> No
         unseal(signed({**fields(), "adapters": adapters}), NOW)
 
 
+@pytest.mark.parametrize("fixed", [True, False])
+def test_record_says_whether_its_peer_stays_where_it_is(fixed: bool) -> None:
+    assert unseal(seal(replace(RECORD, fixed=fixed), ADA), NOW).fixed is fixed
+    assert "fixed" not in fields(), "earlier versions have none"
+
+
 @pytest.mark.parametrize("trains", [True, False])
 def test_record_says_whether_its_peer_trains(trains: bool) -> None:
     assert unseal(seal(replace(RECORD, trains=trains), ADA), NOW).trains is trains
@@ -198,6 +204,7 @@ def test_missing_field_is_refused(name: str) -> None:
         ("addresses", [f"/p2p/{ADA.peer_id}"] * 17),
         ("addresses", "text"),
         ("trains", 0),
+        ("fixed", "yes"),
     ],
 )
 def test_field_out_of_bounds_is_refused(name: str, value: Any) -> None:
