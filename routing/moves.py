@@ -24,12 +24,14 @@ from swarm.record import PeerRecord, PeerState
 __all__ = ["MIN_GAIN", "Move", "Plan", "plan_moves", "reconsider"]
 
 MIN_GAIN = 0.05  # of the weakest block's throughput: a move costs its peer's sessions a new chain, and a load from disk
-STEEPNESS = (8.0, 32.0, 16.0)  # how much more weak blocks count: flat finds room for many, steep fills gaps
+STEEPNESS = (8.0, 32.0, 16.0)  # how much more weak blocks count: flat finds room for many
+STEEPEST = 64.0  # and fills gaps, at the end of each search
 BETTER = 1.02  # a span is worth this many times another's need before a peer changes to it
 SLACK = 0.99  # of what the plan gains: moves without which this much remains are not made
 PASSES = 4  # over all peers, each of which takes what is best for it as the others stand
 SEARCHES = 120  # for moves of ten peers or fewer, less with more: a small swarm is a puzzle, a large one is not
-FEWEST = 2  # searches however many peers there are; in these the strongest peers go first
+FEWER = 1.5  # the power with which searches get fewer
+STRONGEST_FIRST = 2  # searches in which the strongest peers choose first
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +88,9 @@ def reconsider(view: View, peer: PeerId, *, min_gain: float = MIN_GAIN, plan: Pl
 def plan_moves(view: View, *, min_gain: float = MIN_GAIN) -> Plan:
     """The fewest moves found that raise the weakest block by `min_gain` of its throughput or more; none if none do.
 
-    A joining peer counts where it goes and does not move, nor does one whose user chose its blocks. A peer keeps as many blocks as it has. Of the online peers of
-    a block one stays, so that no block is without a peer while others are on their way. All of this is the same for
-    everyone who has the same view.
+    A joining peer counts where it goes and does not move, nor does one whose user chose its blocks. A peer keeps
+    as many blocks as it has. Of the online peers of a block one stays, so that no block is without a peer while others are on
+    their way. All of this is the same for everyone who has the same view.
     """
     loads = block_rates(view)
     before = min(loads)
@@ -96,7 +98,7 @@ def plan_moves(view: View, *, min_gain: float = MIN_GAIN) -> Plan:
     most = _most(view)
     if most < before * (1 + min_gain) or not most:
         return nothing
-    count = max(FEWEST, round(SEARCHES / max(1.0, (len(view.peers) / 10) ** 2)))
+    count = max(1, round(SEARCHES / max(1.0, (len(view.peers) / 10) ** FEWER)))
     plans = [_Search(view, loads, most, turn).plan(nothing) for turn in range(count)]
     enough = max(plan.after for plan in plans) * SLACK
     best = min((plan for plan in plans if plan.after >= enough), key=lambda plan: (len(plan.moves), -plan.after))
@@ -148,6 +150,7 @@ class _Search:
     """Looks for moves from one view."""
 
     def __init__(self, view: View, loads: Sequence[float], most: float, turn: int) -> None:
+        self._most = most
         self._loads = _Loads(loads, most, STEEPNESS[turn % len(STEEPNESS)])
         online = [record for record in view.peers if record.state is PeerState.ONLINE]
         movable = [record for record in online if not record.fixed]
@@ -156,15 +159,21 @@ class _Search:
         self._staying = list(view.replication())
 
     def plan(self, nothing: Plan) -> Plan:
-        for _ in range(PASSES):
-            if not sum(map(self._try, self._peers)):
-                break
+        self._descend()
+        self._loads = _Loads(self._loads.rates, self._most, STEEPEST)
+        self._descend()
         after = min(self._loads.rates)
         if after <= nothing.before:
             return nothing
         self._take_back(after * SLACK)
         moves = tuple(Move(r.peer, r.span, self._at[r.peer]) for r in self._peers if self._at[r.peer] != r.span)
         return Plan(moves, nothing.weakest, nothing.before, min(self._loads.rates))
+
+    def _descend(self) -> None:
+        """Every peer goes where it is needed most, again and again."""
+        for _ in range(PASSES):
+            if not sum(map(self._try, self._peers)):
+                break
 
     def _try(self, record: PeerRecord) -> bool:
         """Moves this peer to where it is needed most, if that is clearly elsewhere."""
@@ -203,9 +212,9 @@ class _Search:
 
 def _turn(record: PeerRecord, turn: int) -> tuple[int, bytes]:
     """Those that compute most go first, so that few moves do and the slower ones fill the gaps; equal ones by lot.
-    After the first turns all go by lot."""
+    After the first searches all go by lot."""
     _, magnitude = math.frexp(record.throughput * len(record.span))
-    return -magnitude * (turn < FEWEST), blake2b(f"{turn} {record.peer}".encode(), digest_size=8).digest()
+    return -magnitude * (turn < STRONGEST_FIRST), blake2b(f"{turn} {record.peer}".encode(), digest_size=8).digest()
 
 
 def _helps_alone(view: View, record: PeerRecord, target: Span) -> bool:

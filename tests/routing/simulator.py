@@ -60,6 +60,7 @@ class Simulation:
         self._events: list[tuple[float, str, str]] = []
         self._views: list[View] = []
         self._plans: dict[int, Plan] = {}
+        self._wanting: set[PeerId] = set()
         for member in members:
             self._begin(member, Span(0, member.size), PeerState.ONLINE)
         self._tick()
@@ -136,7 +137,12 @@ class Simulation:
         plan = self._plans.get(id(seen)) or plan_moves(seen)
         self._plans[id(seen)] = plan
         decision = reconsider(seen, name, plan=plan)
+        before = name in self._wanting
+        self._wanting.discard(name)
         if decision.span == own.span:
+            return
+        if not before:
+            self._wanting.add(name)  # it has to be wanted twice in a row
             return
         self.story.moves.append(self.now)
         self.story.reasons.append(decision.reason)
