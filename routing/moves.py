@@ -88,9 +88,9 @@ def reconsider(view: View, peer: PeerId, *, min_gain: float = MIN_GAIN, plan: Pl
 def plan_moves(view: View, *, min_gain: float = MIN_GAIN) -> Plan:
     """The fewest moves found that raise the weakest block by `min_gain` of its throughput or more; none if none do.
 
-    A joining peer counts where it goes and does not move, nor does one whose user chose its blocks. A peer keeps
-    as many blocks as it has. Of the online peers of a block one stays, so that no block is without a peer while others are on
-    their way. All of this is the same for everyone who has the same view.
+    A joining peer counts where it goes and does not move, nor does one whose user chose its blocks. A peer keeps as
+    many blocks as it has. Of the online peers of a block one stays, so that no block is without a peer while others
+    are on their way. All of this is the same for everyone who has the same view.
     """
     loads = block_rates(view)
     before = min(loads)
