@@ -55,7 +55,8 @@ class FailureReport:
         )
         yield self._table(title, self._rate_cell)
         yield self._table(
-            "over the rate without failures, in the same round; as predicted from one recovery", self._kept_cell
+            "over the rate without failures in the same round; share of time not lost in recoveries; predicted share",
+            self._kept_cell,
         )
 
     def figures(self) -> dict[str, Any]:
@@ -80,7 +81,7 @@ class FailureReport:
             "failures": [outcome.failures for outcome in outcomes],
             "furthest": [len(outcome.tokens) for outcome in outcomes],
             "seconds": [outcome.seconds for outcome in outcomes],
-            "lost": [sum(outcome.recoveries) / outcome.seconds for outcome in outcomes],
+            "lost": self._lost(probability, remedy),
             "same": all(self._same(outcome, calm) for outcome, calm in zip(outcomes, self._calm, strict=True)),
         }
 
@@ -132,11 +133,20 @@ class FailureReport:
         return f"- ({furthest} tokens in {self._trial.limit:.0f} s{ended})"
 
     def _kept_cell(self, probability: float, remedy: Remedy) -> str:
-        if (probability, remedy) not in self._rounds[0]:
+        """Beside the ratio, which drifts with the machine: what was not lost in recoveries, of each answer alone."""
+        if (probability, remedy) not in self._rounds[0] or not probability:
             return "1"
         kept, predicted = self._kept(probability, remedy), self._predicted(probability, remedy)
         measured = str(Spread.of(kept)) if len(kept) == len(self._rounds) else "-"
-        return measured if predicted is None or not probability else f"{measured}; {predicted:.2g}"
+        if remedy is Remedy.RESTART:
+            return f"{measured}; {predicted:.2g}"
+        own = 1 - median(self._lost(probability, remedy))
+        return f"{measured}; {own:.3f}" + ("" if predicted is None else f"; {predicted:.3f}")
+
+    def _lost(self, probability: float, remedy: Remedy) -> list[float]:
+        """The share of each answer's time that went into recoveries."""
+        outcomes = (each[probability, remedy] for each in self._rounds)
+        return [sum(outcome.recoveries) / outcome.seconds for outcome in outcomes]
 
 
 def _spread(values: Sequence[float]) -> dict[str, float] | None:

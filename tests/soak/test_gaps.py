@@ -1,0 +1,137 @@
+"""How long a reader waits when the peer in the middle is killed: from SIGKILL to the next token, a hundred times.
+
+A spare serves the same blocks. Who was killed is replaced, and the client knows of the new one, before the next is
+killed. SWARM_SOAK_KILLS=20 makes fewer.
+"""
+
+import math
+import os
+import random
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from transformers import LogitsProcessorList, PreTrainedModel
+
+from clients.connection import Connection
+from clients.model import SwarmModelForCausalLM
+from routing.view import View
+from swarm.checkpoint import Checkpoint
+from swarm.ids import PeerId
+from swarm.record import PeerState
+from swarm.subprocesses import ServeProcess
+from tests.real.conftest import MIDDLE, SPANS
+from tests.real.herd import Herd
+from tests.real.prompts import Text, answers, options
+from tests.real.watching import AtToken, Watch
+from tests.soak.plans import CONTEXT, SEED
+
+KILLS = int(os.environ.get("SWARM_SOAK_KILLS") or 100)
+STARTS = tuple(range(0, 970, 97))  # of prompts, in the text
+NEW = 32
+EARLIEST, LATEST = 8, 24  # tokens, after which a peer is killed
+WITHIN = 0.06  # seconds after that token
+PATIENCE = 90.0
+KNOWN_SECONDS = 60.0
+
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(60 * KILLS + 600)]
+
+
+@pytest.fixture(scope="module")
+def herd(checkpoint: Checkpoint, cache: Path) -> Iterator[Herd]:
+    with Herd(checkpoint, cache) as herd:
+        herd.ensure({**dict.fromkeys(SPANS, 1), MIDDLE: 2})
+        yield herd
+    assert herd.left_behind() == []
+
+
+@pytest.fixture(scope="module")
+def expected(local: PreTrainedModel, text: Text) -> list[list[list[int]]]:
+    return [answers(local, text.prompt(CONTEXT, start), **options("greedy", NEW)) for start in STARTS]
+
+
+@dataclass
+class Gaps:
+    """Seconds of each kill, from the signal to the next token; `mended`: of it, until the chain was whole again."""
+
+    whole: list[float] = field(default_factory=list)
+    mended: list[float] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        ordered = sorted(self.whole)
+        last = ordered[math.ceil(0.99 * len(ordered)) - 1]
+        return (
+            f"{len(ordered)} kills, from the signal to the next token at about {CONTEXT + EARLIEST} to "
+            f"{CONTEXT + LATEST} tokens: median {statistics.median(ordered):.3f} s, p99 {last:.3f} s, "
+            f"{ordered[0]:.3f} to {ordered[-1]:.3f}; mending took {statistics.median(self.mended):.3f} s of it"
+        )
+
+
+class Strike:
+    """SIGKILL to whoever serves the middle, `delay` seconds after a token; `moment` is just before it."""
+
+    def __init__(self, herd: Herd, watch: Watch, delay: float) -> None:
+        self.moment = math.inf
+        self.victim: ServeProcess | None = None
+        self._herd = herd
+        self._watch = watch
+        self._timer = threading.Timer(delay, self._strike)
+
+    def begin(self) -> None:
+        self._timer.start()
+
+    def end(self) -> None:
+        self._timer.join()
+
+    def _strike(self) -> None:
+        victim = self._herd.named(self._watch.chain[1])
+        self.moment = time.monotonic()
+        victim.kill()
+        self.victim = victim
+
+
+def test_reader_waits_for_a_hot_spare(
+    herd: Herd, text: Text, expected: list[list[list[int]]], figures: list[str]
+) -> None:
+    watch, gaps, draw = Watch(), Gaps(), random.Random(SEED)
+    with SwarmModelForCausalLM.from_pretrained(
+        herd.checkpoint.folder, initial_peers=herd.addresses, cache=herd.cache, patience=PATIENCE, observer=watch.hear
+    ) as model:
+        for number in range(KILLS):
+            prepare(herd, model, spares_online)
+            strike = Strike(herd, watch, draw.uniform(0, WITHIN))
+            seen = AtToken(draw.randint(EARLIEST, LATEST), strike.begin)
+            which = number % len(STARTS)
+            prompt = text.prompt(CONTEXT, STARTS[which])
+            ours = answers(model, prompt, logits_processor=LogitsProcessorList([seen]), **options("greedy", NEW))
+            strike.end()
+            assert strike.victim is not None
+            strike.victim.wait()
+            assert ours == expected[which]
+            gap = seen.gap_after(strike.moment)
+            assert gap is not None
+            gaps.whole.append(gap)
+            gaps.mended.append(watch.changes[-1].seconds)
+    figures.append(f"a hot spare: {gaps}")
+    assert len(gaps.whole) == KILLS
+
+
+def prepare(herd: Herd, model: SwarmModelForCausalLM, known: Callable[[Herd, View], bool]) -> None:
+    """Bury the dead, start who is missing and wait until the client knows of them. Fails after KNOWN_SECONDS."""
+    herd.ensure({**dict.fromkeys(SPANS, 1), MIDDLE: 2})
+    connection = model._connection
+    assert isinstance(connection, Connection)
+    deadline = time.monotonic() + KNOWN_SECONDS
+    while not known(herd, connection.client.view):
+        assert time.monotonic() < deadline, "the client never heard of the spare"
+        connection.call(connection.client.change(0.5))
+
+
+def spares_online(herd: Herd, view: View) -> bool:
+    online = {record.peer for record in view.peers if record.state is PeerState.ONLINE}
+    living: set[PeerId] = {process.ready.peer_id for process in herd.living}
+    return living <= online
