@@ -60,7 +60,7 @@ class FailureReport:
         )
 
     def figures(self) -> dict[str, Any]:
-        """For JSON. `tokens`: whether those of answers that ended are those of an answer without failures."""
+        """For JSON. `same`: whether the tokens, as far as they came, are those of the answer without failures."""
         recoveries = {str(remedy): _spread(self._recoveries(remedy)) for remedy in (Remedy.OURS, Remedy.REPLAY)}
         return {
             "step": self._step,
