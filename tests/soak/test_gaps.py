@@ -1,5 +1,5 @@
-"""How long a reader waits when the peer in the middle is killed: from SIGKILL to the next token that needs it, a hundred
-times.
+"""How long a reader waits when the peer in the middle is killed, a hundred times: from SIGKILL to the next token that
+needs it.
 
 A spare serves the same blocks. Who was killed is replaced, and the client knows of the new one, before the next is
 killed. SWARM_SOAK_KILLS=20 makes fewer.
