@@ -6,6 +6,9 @@ One identity, one record, one announcer all along; a stay (`peers.stay`) at each
 is sent to another span. Cancelling `run` is how it is asked to leave: it drains. It announces that, refuses new
 sessions, tells those it has to move on, serves them until the last has done so or some seconds have passed, and then
 says goodbye. Cancelling it again cuts that short.
+
+A peer that stands by (`peers.standby`) has its span ready instead, announces STANDBY, and stays there only when it is
+needed, as often as it is.
 """
 
 import asyncio
@@ -19,8 +22,10 @@ from peers.announce import Announcer, Load, Timing
 from peers.choosing import Chooser, Room
 from peers.node import Limits, PeerNode
 from peers.restarts import RestartPolicy
+from peers.standby import Standby, StandbyPace
 from peers.stay import Executor, Pace, Stay
 from routing.placement import Placement
+from routing.reserve import ReserveTimes
 from swarm.directory import Directory
 from swarm.entrance import is_loopback, is_relayed
 from swarm.errors import SwarmError
@@ -49,6 +54,7 @@ class Offer:
     public_name: str = ""
     trains: bool = True
     stays: bool = False  # at the span that it takes first; one whose user fixed it does in any case
+    stands_by: int | None = None  # serves only blocks that have fewer peers than this
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,8 @@ class Patience:
     addresses: float = 10.0  # between looks at where others reach us
     timing: Timing = field(default_factory=Timing)
     restarts: RestartPolicy = field(default_factory=RestartPolicy)
+    standby: StandbyPace = field(default_factory=StandbyPace)
+    reserve: ReserveTimes = field(default_factory=ReserveTimes)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,7 +93,8 @@ class _Move:
 
 
 class Lifecycle:
-    """One life. `start_executor` is given the span to load; `on_ready` is called each time the peer serves another."""
+    """One life. `start_executor` is given the span to load; `on_ready` is called each time the peer serves another, and
+    `on_standby` with the record, each time it stands by."""
 
     def __init__(
         self,
@@ -94,6 +103,7 @@ class Lifecycle:
         offer: Offer,
         start_executor: Callable[[Span], Awaitable[Executor]],
         on_ready: Callable[[Served], None],
+        on_standby: Callable[[PeerRecord], Awaitable[None]] | None = None,
         *,
         limits: Limits | None = None,
         patience: Patience = Patience(),
@@ -104,6 +114,7 @@ class Lifecycle:
         self._offer = offer
         self._start_executor = start_executor
         self._on_ready = on_ready
+        self._on_standby = on_standby or _nothing
         self._limits = limits
         self._patience = patience
         self._clock = clock
@@ -161,10 +172,13 @@ class Lifecycle:
 
     async def run(self) -> None:
         """Serves until it is cancelled. Raises SwarmError when it can't begin or can't go on."""
+        if self._offer.stands_by is not None:
+            await self._stand_by(self._offer.stands_by)
+            return
         chooser = self._chooser()
         placement, guess = await chooser.first()
         _log.info("taking blocks %s: %s", placement.span, placement.reason)
-        announcer = self._announcer = await self._announced(placement, guess)
+        announcer = self._announcer = await self._announced(placement, Pace(guess, guess), PeerState.JOINING)
         async with _announcing(announcer), _beside(self._follow_addresses(announcer), "addresses"):
             try:
                 placement = await chooser.settled(placement, announcer)
@@ -172,6 +186,45 @@ class Lifecycle:
             finally:
                 if self._move is not None:
                     self._move.answer(False)
+
+    async def _stand_by(self, wanted: int) -> None:
+        """Ready for a span, and at times a stay there."""
+        standby = self._standby(wanted)
+        placement, pace = await standby.first()
+        announcer = self._announcer = await self._announced(placement, pace, PeerState.STANDBY)
+        async with _announcing(announcer), _beside(self._follow_addresses(announcer), "addresses"):
+            while True:
+                placement = await standby.until_called(announcer, lambda: self.paused)
+                _log.info("needed: %s", placement.reason)
+                announcer.change(state=PeerState.JOINING, reason=placement.reason)
+                executor = await self._start_executor(placement.span)
+                async with _beside(standby.until_rested(announcer, lambda: self._stay), "resting"):
+                    await self._stay_at(placement, executor, announcer)
+                announcer.change(reason="its blocks have enough other peers")
+
+    def _standby(self, wanted: int) -> Standby:
+        offer = self._offer
+        return Standby(
+            self._transport,
+            self._directory,
+            offer.model,
+            offer.num_blocks,
+            offer.room,
+            self._made_ready,
+            self._on_standby,
+            wanted=wanted,
+            times=self._patience.reserve,
+            pace=self._patience.standby,
+            clock=self._clock,
+        )
+
+    async def _made_ready(self, span: Span) -> Pace:
+        """Its weights are on the disk, packed, and have been measured once it has been loaded."""
+        executor = await self._start_executor(span)
+        try:
+            return executor.pace
+        finally:
+            await executor.close()
 
     async def _live(self, announcer: Announcer, placement: Placement) -> None:
         """One stay after another."""
@@ -243,8 +296,8 @@ class Lifecycle:
             clock=self._clock,
         )
 
-    async def _announced(self, placement: Placement, throughput: float) -> Announcer:
-        """Announces that we are joining; `throughput` is a guess until it is measured."""
+    async def _announced(self, placement: Placement, pace: Pace, state: PeerState) -> Announcer:
+        """Announces that we are joining, or standing by; `pace` may be a guess until it is measured."""
         offer = self._offer
         record = PeerRecord(
             contact=await self._contact(),
@@ -252,9 +305,9 @@ class Lifecycle:
             model_name=offer.model_name,
             num_blocks=offer.num_blocks,
             span=placement.span,
-            state=PeerState.JOINING,
-            throughput=throughput,
-            prefill=throughput,
+            state=state,
+            throughput=pace.throughput,
+            prefill=pace.prefill,
             cache_left=0,
             precision=offer.precision,
             version=__version__,
@@ -287,6 +340,10 @@ class Lifecycle:
                 if contact != announcer.record.contact:
                     _log.info("others reach this peer at other addresses now: %s", ", ".join(contact.addresses))
                     announcer.change(contact=contact)
+
+
+async def _nothing(record: PeerRecord) -> None:
+    pass
 
 
 @asynccontextmanager

@@ -176,11 +176,19 @@ class ProcessLink(ExecutorLink):
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
 
+    async def warm_up(self) -> None:
+        """Starts the process, which loads its libraries and no weights until `start`. Raises OSError."""
+        await self._spawn()
+
     async def start(self) -> ExecutorReady:
         """Starts the process and waits until it serves. Raises what loading raises, ModelError say, or ExecutorLost."""
         try:
             async with asyncio.timeout(self._patience.start):
-                await self._spawn()
+                if self._process is not None and self._wire is not None and self._wire.ended:
+                    await self.close()  # it was warmed up, and has ended since
+                if self._process is None:
+                    await self._spawn()
+                await self._write(pack(Kind.SETTINGS, self.settings.to_json()))
                 self._ready = await self._first_words()
         except TimeoutError:
             await self.close()
@@ -251,7 +259,6 @@ class ProcessLink(ExecutorLink):
             raise
         finally:
             theirs.close()
-        await self._write(pack(Kind.SETTINGS, self.settings.to_json()))
 
     async def _first_words(self) -> ExecutorReady:
         packet = await self._next(silent=True)

@@ -1,5 +1,6 @@
 """An executor process as the lifecycle sees it."""
 
+import logging
 from typing import Self
 
 from peers.announce import Load
@@ -7,7 +8,9 @@ from peers.executor_settings import ExecutorSettings, Streaming
 from peers.link import ProcessLink
 from peers.stay import Pace
 
-__all__ = ["ProcessExecutor"]
+__all__ = ["ProcessExecutor", "WarmExecutors"]
+
+_log = logging.getLogger(__name__)
 
 
 class ProcessExecutor:
@@ -19,7 +22,11 @@ class ProcessExecutor:
     @classmethod
     async def start(cls, settings: ExecutorSettings) -> Self:
         """Loads and measures the span. Raises ModelError or UsageError, or ExecutorLost when the process fails."""
-        link = ProcessLink(settings)
+        return await cls.over(ProcessLink(settings))
+
+    @classmethod
+    async def over(cls, link: ProcessLink) -> Self:
+        """As `start`; `link` may have been warmed up."""
         await link.start()
         return cls(link)
 
@@ -52,3 +59,36 @@ class ProcessExecutor:
 
     async def close(self) -> None:
         await self.link.close()
+
+
+class WarmExecutors:
+    """Starts executors, one of them ahead of time: importing what computes takes longer than mapping weights that are
+    on the disk. What waits takes some 300 MB of memory and nothing of the device. Ended by `close`."""
+
+    def __init__(self) -> None:
+        self._waiting: ProcessLink | None = None
+
+    async def warm_up(self, settings: ExecutorSettings) -> None:
+        """Have a process for these settings wait. One that can't be started is only logged."""
+        if self._waiting is not None:
+            self._waiting.settings = settings
+            return
+        link = ProcessLink(settings)
+        try:
+            await link.warm_up()
+        except OSError as error:
+            _log.warning("no device process can be started ahead of time: %s", error)
+        else:
+            self._waiting = link
+
+    async def start(self, settings: ExecutorSettings) -> ProcessExecutor:
+        """As `ProcessExecutor.start`, in the process that waits where it is for these settings."""
+        if self._waiting is None or self._waiting.settings != settings:
+            return await ProcessExecutor.start(settings)
+        link, self._waiting = self._waiting, None
+        return await ProcessExecutor.over(link)
+
+    async def close(self) -> None:
+        link, self._waiting = self._waiting, None
+        if link is not None:
+            await link.close()

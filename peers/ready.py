@@ -10,7 +10,7 @@ from swarm.entrance import is_loopback, is_relayed
 from swarm.ids import PeerId, Span
 from swarm.running import Running
 
-__all__ = ["Ready", "join_command", "run_command"]
+__all__ = ["Ready", "StandingBy", "join_command", "run_command"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +92,42 @@ class Ready:
             "",
         ]
         return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StandingBy:
+    """What a peer says when it begins to stand by, or to do so for other blocks."""
+
+    peer_id: PeerId
+    addresses: tuple[str, ...]
+    model: str
+    blocks: Span
+    num_blocks: int
+    reason: str
+    name: str = ""
+
+    def running(self) -> Running:
+        """For others on this machine."""
+        address = next(iter(self.addresses), None)
+        blocks = f"{self.blocks} standby"
+        return Running.here("peer", models=(self.model,), blocks=blocks, address=address, name=self.name)
+
+    def event(self) -> dict[str, Any]:
+        """The fields of the JSON line `{"event": "standby", …}`."""
+        return {
+            "peer_id": self.peer_id,
+            "addresses": list(self.addresses),
+            "model": self.model,
+            "blocks": [self.blocks.start, self.blocks.end],
+            "num_blocks": self.num_blocks,
+            "reason": self.reason,
+        }
+
+    def text(self) -> str:
+        return (
+            f"Standing by for {self.model}: blocks {self.blocks} of {self.num_blocks} are ready on this disk, "
+            "and are served as soon as they have too few other peers\n"
+        )
 
 
 def join_command(model: str, addresses: Sequence[str]) -> str:

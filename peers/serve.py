@@ -20,6 +20,7 @@ from peers.settings import (
 )
 from peers.views import Noted, choose_view
 from peers.watch import View
+from routing.placement import REPLICAS
 from swarm.catalogue import default_cache
 from swarm.completion import complete_model
 from swarm.door import way_in
@@ -163,6 +164,16 @@ def serve(
             help="When told to leave, serve open sessions for so long at most, while they move to other peers.",
         ),
     ] = 30.0,
+    standby: Annotated[
+        bool,
+        typer.Option(
+            "--standby",
+            help="Have blocks ready on disk, and serve them only while they have too few other peers.",
+        ),
+    ] = False,
+    standby_below: Annotated[
+        int, typer.Option(metavar="N", help="With --standby: how many peers are enough for a block.")
+    ] = REPLICAS,
     log_format: Annotated[
         LogFormat, typer.Option(help="For people on stderr, or one JSON object a line on stdout.")
     ] = LogFormat.PRETTY,
@@ -212,6 +223,8 @@ def serve(
         revision=revision,
         public_name=public_name,
         drain_limit=drain_limit,
+        standby=standby,
+        standby_below=standby_below,
     )
     console = Console(stderr=True)
     setup_logging(log_format, console=console)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peers.pausing import Condition
+from routing.placement import REPLICAS
 from swarm.entrance import HIGHEST_PORT
 from swarm.errors import UsageError
 from swarm.ids import ADAPTER_NAME, MAX_ADAPTERS, Span
@@ -55,6 +56,8 @@ class ServeSettings:
     revision: str | None = None
     public_name: str = ""
     drain_limit: float = 30.0  # s
+    standby: bool = False  # serves only blocks that have too few peers
+    standby_below: int = REPLICAS  # peers
 
     def __post_init__(self) -> None:
         if self.new_swarm and self.initial_peers:
@@ -66,6 +69,9 @@ class ServeSettings:
             )
         if self.blocks is not None and self.num_blocks is not None:
             raise UsageError("--blocks says which blocks and --num-blocks how many: give only one of them")
+        if self.standby and self.new_swarm:
+            raise UsageError("--standby is for a swarm that others serve: join one with --initial-peers")
+        _check_range("--standby-below", self.standby_below, 1)
         _check_range("--num-blocks", self.num_blocks, 1)
         _check_range("--port", self.port, 0, HIGHEST_PORT)
         _check_range("--threads", self.threads, 1)

@@ -13,7 +13,7 @@ from rich.live import Live
 
 from peers.dashboard import Dashboard
 from peers.moment import Moment
-from peers.ready import Ready
+from peers.ready import Ready, StandingBy
 from peers.watch import View
 from swarm.running import announce_running
 from swarm.terminal import LogFormat, emit
@@ -52,6 +52,11 @@ class Noted:
         self._note.enter_context(announce_running(ready.running(ready.name), self._state))
         self._view.begin(ready)
 
+    def stand_by(self, standing: StandingBy) -> None:
+        self._note.close()
+        self._note.enter_context(announce_running(standing.running(), self._state))
+        self._view.stand_by(standing)
+
     def show(self, moment: Moment) -> None:
         self._view.show(moment)
 
@@ -65,6 +70,9 @@ class PlainView:
 
     def begin(self, ready: Ready) -> None:
         print(ready.text(), flush=True)
+
+    def stand_by(self, standing: StandingBy) -> None:
+        print(standing.text(), flush=True)
 
     def show(self, moment: Moment) -> None:
         pass
@@ -83,6 +91,9 @@ class JsonView:
 
     def begin(self, ready: Ready) -> None:
         emit("ready", **ready.event())
+
+    def stand_by(self, standing: StandingBy) -> None:
+        emit("standby", **standing.event())
 
     def show(self, moment: Moment) -> None:
         self._moment = moment
@@ -104,6 +115,9 @@ class DashboardView:
 
     def begin(self, ready: Ready) -> None:
         self._live.start()
+
+    def stand_by(self, standing: StandingBy) -> None:
+        _log.info("%s", standing.text().strip())
 
     def show(self, moment: Moment) -> None:
         if self._gone:

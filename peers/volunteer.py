@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,9 +21,9 @@ from peers.memory_budget import BlockCost, blocks_that_fit, must_stream, readabl
 from peers.pausing import keep_pausing, read_machine
 from peers.ports import hold_port
 from peers.precision import Precision, choose
-from peers.process_executor import ProcessExecutor
+from peers.process_executor import ProcessExecutor, WarmExecutors
 from peers.profiling import profile_path, read_profile
-from peers.ready import Ready
+from peers.ready import Ready, StandingBy
 from peers.reconsidering import Reconsidering
 from peers.settings import ServeSettings
 from peers.span_memory import kv_bytes_per_token, span_bytes
@@ -39,6 +39,7 @@ from swarm.kademlia import KademliaDirectory
 from swarm.libp2p import Libp2pHost
 from swarm.own_swarm import OwnSwarm, revocations_path
 from swarm.peft_folder import check_base, find_folder, read_folder
+from swarm.record import PeerRecord
 from swarm.revocations import Revocations
 from swarm.running import PAUSE, RESUME
 
@@ -95,7 +96,14 @@ async def volunteer(settings: ServeSettings, view: View) -> None:
                 OwnSwarm(settings.data).remember(served.addresses)
             watch.begin(_ready(settings, plan, host, served), served)
 
-        life = _life(settings, plan, host, directory, on_ready)
+        warm = WarmExecutors()
+        stack.push_async_callback(warm.close)
+
+        async def on_standby(record: PeerRecord) -> None:
+            watch.stand_by(_standing_by(settings, record))
+            await warm.warm_up(_executor_settings(settings, plan, record.span))
+
+        life = _life(settings, plan, host, directory, warm, on_ready, on_standby)
         if settings.pause_when:
             others.append(keep_pausing(life, settings.pause_when, read_machine()))
         if settings.blocks is None and not settings.stay:
@@ -214,7 +222,9 @@ def _life(
     plan: _Plan,
     host: Libp2pHost,
     directory: KademliaDirectory,
+    warm: WarmExecutors,
     on_ready: Callable[[Served], None],
+    on_standby: Callable[[PeerRecord], Awaitable[None]],
 ) -> Lifecycle:
     checkpoint = plan.checkpoint
     offer = Offer(
@@ -226,16 +236,17 @@ def _life(
         public_name=settings.public_name,
         trains=settings.training_share > 0,
         stays=settings.stay,
+        stands_by=settings.standby_below if settings.standby else None,
     )
 
     async def start_executor(span: Span) -> ProcessExecutor:
         _log.info("loading blocks %s", span)
-        return await ProcessExecutor.start(_executor_settings(settings, plan, span))
+        return await warm.start(_executor_settings(settings, plan, span))
 
     patience = Patience(drain=settings.drain_limit)
     if settings.new_swarm:
         patience = replace(patience, settle=0.0)
-    return Lifecycle(host.transport, directory, offer, start_executor, on_ready, patience=patience)
+    return Lifecycle(host.transport, directory, offer, start_executor, on_ready, on_standby, patience=patience)
 
 
 def _known_block_rate(settings: ServeSettings, plan: _Plan) -> float | None:
@@ -283,4 +294,16 @@ def _ready(settings: ServeSettings, plan: _Plan, host: Libp2pHost, served: Serve
         name=settings.public_name,
         private=settings.invite is not None,
         adapters=served.executor.adapters,
+    )
+
+
+def _standing_by(settings: ServeSettings, record: PeerRecord) -> StandingBy:
+    return StandingBy(
+        peer_id=record.peer,
+        addresses=record.contact.addresses,
+        model=settings.model,
+        blocks=record.span,
+        num_blocks=record.num_blocks,
+        reason=record.reason,
+        name=settings.public_name,
     )

@@ -9,7 +9,7 @@ from peers.gauge import Gauge
 from peers.lifecycle import Served
 from peers.machine import free_memory
 from peers.moment import Moment
-from peers.ready import Ready
+from peers.ready import Ready, StandingBy
 from peers.thanks import ThanksBook
 from peers.vitals import Vitals, read_vitals
 
@@ -24,6 +24,9 @@ class View(Protocol):
 
     def begin(self, ready: Ready) -> None:
         """The peer serves now, for the first time or other blocks than before."""
+
+    def stand_by(self, standing: StandingBy) -> None:
+        """The peer serves nothing now, and has these blocks ready."""
 
     def show(self, moment: Moment) -> None: ...
 
@@ -51,6 +54,9 @@ class Watch:
         self._ready, self._served = ready, served
         self._view.begin(ready)
         self._serving.set()
+
+    def stand_by(self, standing: StandingBy) -> None:
+        self._view.stand_by(standing)
 
     async def run(self) -> None:
         """Until cancelled."""

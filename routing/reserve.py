@@ -30,7 +30,7 @@ class ReserveTimes:
 class Reserve:
     """Of the peer `peer`, which sees to it that each block that it is ready for has `wanted` peers."""
 
-    def __init__(self, peer: PeerId, *, wanted: int = REPLICAS, times: ReserveTimes = ReserveTimes()) -> None:
+    def __init__(self, peer: PeerId, *, wanted: int = REPLICAS, times: ReserveTimes) -> None:
         self.peer = peer
         self.wanted = wanted
         self._times = times

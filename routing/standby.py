@@ -20,7 +20,7 @@ from routing.view import View, runs
 from swarm.ids import PeerId, Span
 from swarm.record import PeerRecord, PeerState
 
-__all__ = ["MOST_ROUNDS", "Call", "called", "may_rest", "prepare", "rests_in", "watched"]
+__all__ = ["MOST_ROUNDS", "Call", "called", "may_rest", "prepare", "rank_among_uncovering", "rests_in", "watched"]
 
 MOST_ROUNDS = 8  # who comes later than that looks again when these have had their time
 WATCHING_ROUNDS = 2  # those called later learn from the directory that a peer is gone
@@ -132,6 +132,20 @@ def prepare(
     if _least(counts, best.span) < _least(counts, current):
         return best
     return replace(best, span=current, reason=f"no span has fewer peers than {current}, which is on the disk already")
+
+
+def rank_among_uncovering(
+    view: View, peer: PeerId, *, wanted: int = REPLICAS, without: Collection[PeerId] = ()
+) -> int | None:
+    """Where blocks lack peers and no standby is ready for them: how many others should think of them before `peer`, a
+    standby. None: there are no such blocks."""
+    standbys = [record for record in view.peers if record.state is PeerState.STANDBY]
+    ready = {block for record in standbys for block in record.span}
+    counts = _counts(view, COMING, without)
+    lacking = next((b for b, count in enumerate(counts) if count < wanted and b not in ready), None)
+    if lacking is None:
+        return None
+    return sum(_lot(record.peer, lacking) < _lot(peer, lacking) for record in standbys)
 
 
 def _least(counts: Sequence[int], span: Span) -> int:

@@ -132,7 +132,9 @@ class Volunteer:
             await self.task
 
 
-def begin(world: World, name: str, *, room: Room, num_blocks: int = 8, loading: float = 3.0) -> Volunteer:
+def begin(
+    world: World, name: str, *, room: Room, num_blocks: int = 8, loading: float = 3.0, stands_by: int | None = None
+) -> Volunteer:
     executor, directory = PaperExecutor(), world.directory()
     ready: asyncio.Future[Served] = asyncio.get_running_loop().create_future()
     served: list[Served] = []
@@ -150,7 +152,7 @@ def begin(world: World, name: str, *, room: Room, num_blocks: int = 8, loading: 
         if not ready.done():
             ready.set_result(now)
 
-    offer = Offer(MODEL, "tiny", num_blocks, room, "fp32")
+    offer = Offer(MODEL, "tiny", num_blocks, room, "fp32", stands_by=stands_by)
     transport = world.network.transport(PeerId(name))
     life = Lifecycle(transport, directory, offer, start, on_ready, patience=PATIENCE, clock=world.unix_time)
     task = asyncio.create_task(life.run(), name=name)

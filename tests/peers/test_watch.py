@@ -9,7 +9,7 @@ from peers.executor_settings import ExecutorStats
 from peers.lifecycle import Served
 from peers.link import ExecutorLink, ExecutorLost
 from peers.moment import Moment
-from peers.ready import Ready
+from peers.ready import Ready, StandingBy
 from peers.stats import EngineStats
 from peers.stay import Pace
 from peers.thanks import ThanksBook, read_thanks
@@ -63,6 +63,9 @@ class Diary:
 
     def begin(self, ready: Ready) -> None:
         self.began.append(ready)
+
+    def stand_by(self, standing: StandingBy) -> None:
+        pass
 
     def show(self, moment: Moment) -> None:
         self.moments.append(moment)
