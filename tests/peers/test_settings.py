@@ -25,10 +25,16 @@ def test_swarm_is_not_both_joined_and_begun() -> None:
         settings(new_swarm=True, initial_peers=(PEER,))
 
 
+def test_peer_that_stands_by_cannot_begin_a_swarm() -> None:
+    with pytest.raises(UsageError, match="--standby is for a swarm that others serve"):
+        settings(new_swarm=True, standby=True)
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
         ({"blocks": Span(0, 2), "num_blocks": 2}, "only one"),
+        ({"standby_below": 0}, "--standby-below .* at least 1"),
         ({"num_blocks": 0}, "--num-blocks .* at least 1"),
         ({"port": 65536}, "--port .* between 0 and 65535"),
         ({"threads": 0}, "--threads"),

@@ -22,7 +22,7 @@ from swarm.ids import PeerId, Span
 from swarm.memory import MemoryDirectory, MemoryNetwork
 from swarm.record import PeerState
 from tests.memory_swarm import MemorySwarm, Reference, feed
-from tests.peers.test_lifecycle import PATIENCE, Volunteer, World, begin, in_virtual_time, serving
+from tests.peers.test_lifecycle import HALF, PATIENCE, Volunteer, World, begin, in_virtual_time, serving
 from tests.virtual import run_virtual
 
 FRONT, BACK = Span(0, 4), Span(4, 8)
@@ -42,9 +42,7 @@ async def kill(world: World, volunteer: Volunteer) -> None:
 
 
 @asynccontextmanager
-async def standing_by(
-    world: World, *names: str, wanted: int = 1, room: Room = Room(4)
-) -> AsyncIterator[list[Volunteer]]:
+async def standing_by(world: World, *names: str, room: Room = HALF) -> AsyncIterator[list[Volunteer]]:
     volunteers = [begin(world, name, room=room, stands_by=1) for name in names]
     await asyncio.sleep(READY)
     try:
