@@ -184,8 +184,6 @@ class ProcessLink(ExecutorLink):
         """Starts the process and waits until it serves. Raises what loading raises, ModelError say, or ExecutorLost."""
         try:
             async with asyncio.timeout(self._patience.start):
-                if self._process is not None and self._wire is not None and self._wire.ended:
-                    await self.close()  # it was warmed up, and has ended since
                 if self._process is None:
                     await self._spawn()
                 await self._write(pack(Kind.SETTINGS, self.settings.to_json()))

@@ -5,7 +5,7 @@ from typing import Self
 
 from peers.announce import Load
 from peers.executor_settings import ExecutorSettings, Streaming
-from peers.link import ProcessLink
+from peers.link import ExecutorLost, ProcessLink
 from peers.stay import Pace
 
 __all__ = ["ProcessExecutor", "WarmExecutors"]
@@ -86,7 +86,11 @@ class WarmExecutors:
         if self._waiting is None or self._waiting.settings != settings:
             return await ProcessExecutor.start(settings)
         link, self._waiting = self._waiting, None
-        return await ProcessExecutor.over(link)
+        try:
+            return await ProcessExecutor.over(link)
+        except ExecutorLost as lost:
+            _log.info("the device process that waited can't be used, starting another: %s", lost)
+            return await ProcessExecutor.start(settings)
 
     async def close(self) -> None:
         link, self._waiting = self._waiting, None

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
 import psutil
@@ -17,6 +17,7 @@ from peers.executor_settings import ExecutorReady, ExecutorSettings, ExecutorSta
 from peers.limits import EngineLimits
 from peers.link import ExecutorLost, Patience, ProcessLink
 from peers.loading import load
+from peers.process_executor import WarmExecutors
 from peers.stats import EngineStats
 from routing.perf import Profile
 from swarm.errors import ModelError, UsageError
@@ -126,6 +127,26 @@ async def test_a_killed_process_is_noticed_and_started_again(model: Model, setti
         second = link.pid
     assert second is not None
     assert not psutil.pid_exists(second)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("killed", [False, True])
+async def test_a_process_that_was_started_ahead_serves_what_it_is_told_last(
+    settings: ExecutorSettings, killed: bool
+) -> None:
+    async with AsyncExitStack() as stack:
+        warm = WarmExecutors()
+        stack.push_async_callback(warm.close)
+        others = {child.pid for child in psutil.Process().children()}
+        await warm.warm_up(replace(settings, blocks=Span(0, 2)))
+        await warm.warm_up(settings)
+        (waiting,) = {child.pid for child in psutil.Process().children()} - others
+        if killed:
+            os.kill(waiting, signal.SIGKILL)
+        executor = await warm.start(settings)
+        stack.push_async_callback(executor.close)
+        assert executor.link.ready.blocks == ALL
+        assert (executor.link.pid == waiting) is not killed
 
 
 @pytest.mark.anyio
