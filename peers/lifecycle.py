@@ -317,7 +317,7 @@ class Lifecycle:
             issued=0.0,
             expires=0.0,
             trains=offer.trains,
-            fixed=offer.stays or offer.room.fixed is not None,
+            fixed=offer.stays or offer.stands_by is not None or offer.room.fixed is not None,
         )
         announcer = Announcer(self._directory, record, self._load, timing=self._patience.timing, clock=self._clock)
         await announcer.announce()

@@ -106,7 +106,7 @@ async def volunteer(settings: ServeSettings, view: View) -> None:
         life = _life(settings, plan, host, directory, warm, on_ready, on_standby)
         if settings.pause_when:
             others.append(keep_pausing(life, settings.pause_when, read_machine()))
-        if settings.blocks is None and not settings.stay:
+        if settings.blocks is None and not (settings.stay or settings.standby):
             others.append(Reconsidering(life, directory).run())
         stack.enter_context(_pausing_when_told(life))
         async with asyncio.TaskGroup() as group:

@@ -79,6 +79,9 @@ async def test_one_standby_of_three_serves_within_seconds_of_a_death_and_stands_
             await kill(world, only)
             await asyncio.sleep(12)
             online = PeerState.ONLINE
+            assert all(record.fixed for record in (await world.records()).values() if record.state is online), (
+                "none moves"
+            )
             assert sorted(await states(world, standbys)) == [online, PeerState.STANDBY, PeerState.STANDBY]
             await asyncio.sleep(120)
             assert (await states(world, standbys)).count(online) == 1, "nor later"
