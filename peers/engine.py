@@ -6,8 +6,8 @@ nothing.
 """
 
 import logging
-from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from peers.changes import Change, Fit
 from peers.company import Company
+from peers.courtesy import Courtesy
 from peers.fits import Fits
 from peers.hop_session import HopSession
 from peers.hosted import HostedAdapter
@@ -24,9 +25,11 @@ from peers.leases import Leases
 from peers.limits import EngineLimits
 from peers.outbox import Outbox
 from peers.pages import PagePool
-from peers.plan import Waiting, plan
+from peers.plan import Waiting, share_out
 from peers.prefixes import Prefixes, SharedPage
 from peers.sending import aside_frame, frames, tokens_per_frame
+from peers.reading import Reading
+from peers.shares import Held, take_back
 from peers.span import BlockSpan, RowSlice
 from peers.stats import EngineStats
 from peers.training.desk import TrainingDesk
@@ -57,6 +60,8 @@ from swarm.training import Adapter, AdapterKeys, Missing
 __all__ = ["Engine"]
 
 logger = logging.getLogger(__name__)
+
+READING = 0.1  # of the time of a pass, for the frames that one peer has sent meanwhile
 
 Batch = list[tuple[HopSession, Piece]]
 
@@ -92,6 +97,8 @@ class Engine:
         self._sessions: dict[SessionId, HopSession] = {}
         self._turns: OrderedDict[SessionId, HopSession] = OrderedDict()  # those with something to do, in order of turn
         self._company = Company(clock)
+        self._courtesy = Courtesy(clock)
+        self._reading = Reading(self._limits.unread_bytes)
         self._inbox_bytes = 0
         self._outgoing: deque[tuple[PeerId, bytes]] = deque()
         self._tokens_done = 0
@@ -108,7 +115,19 @@ class Engine:
     # --- what comes and goes ----------------------------------------------------------------------------------------
 
     def receive(self, sender: PeerId, frame: bytes) -> None:
-        """Take one frame of a proved sender; never raises, whatever it holds."""
+        """Take one frame of a proved sender; never raises, whatever it holds. Who has brought much that takes long to
+        read has to wait until others have had their turn."""
+        if self._reading.may(sender):
+            self._take_in(sender, frame)
+        else:
+            self._reading.put(sender, frame)
+
+    def _take_in(self, sender: PeerId, frame: bytes) -> None:
+        began = self._clock()
+        self._read(sender, frame)
+        self._reading.spent(sender, self._clock() - began)
+
+    def _read(self, sender: PeerId, frame: bytes) -> None:
         try:
             message = parse(frame)
         except WireError as error:
@@ -135,6 +154,7 @@ class Engine:
         """The peer's last stream has ended: free all sessions it owns."""
         for session in [s for s in self._sessions.values() if s.owner == peer]:
             self._forget(session)
+        self._reading.gone(peer)
         self._uploads.gone(peer)
         if self._training is not None:
             self._training.gone(peer)
@@ -190,22 +210,27 @@ class Engine:
 
     def patience(self, since: float) -> float:
         """Seconds for which the next `step` may wait for more frames, having waited since `since`; 0: it is due."""
+        waiting = {session.owner for session in self._turns.values()}
+        held = self._courtesy.held_back(waiting)
+        if held:
+            return self._courtesy.patience(held, since) if held >= waiting else 0.0
         if not self._turns or not all(self._decodes(session) for session in self._turns.values()):
             return 0.0
         return self._company.patience(len(self._turns), since)
 
     def step(self) -> bool:
         """One turn; False when there was nothing to do."""
+        for sender, frame in self._reading.turn(READING * self._courtesy.pass_seconds):
+            self._take_in(sender, frame)
         waiting = list(self._turns.values())
-        for session in waiting:
-            self._advance(session)
+        self._advance_all(waiting)
         self._run(self._plan())
         for session in waiting:
             self._send_aside(session)
             if not session.waits:
                 self._turns.pop(session.id, None)
         trained = self._training is not None and self._training.step(others=bool(self._sessions))
-        return bool(waiting) or trained
+        return bool(waiting) or trained or bool(self._reading)
 
     # --- frames that are answered on arrival ------------------------------------------------------------------------
 
@@ -217,7 +242,7 @@ class Engine:
                 self._send(sender, Missing(message.session, 0, lacking))
                 return
             fits = self._fitted(sender, keys)
-            if not self._leases.raise_to(message.session, self._span.pool.pages_for(message.lease)):
+            if not self._raise_to(message.session, sender, self._span.pool.pages_for(message.lease)):
                 raise self._full(f"{message.lease} tokens are wanted and {self._leases.free_tokens} are free")
         except (HopError, BusyError) as error:
             self._turn_away(sender, message.session, error)
@@ -296,6 +321,7 @@ class Engine:
             self._turns.setdefault(session.id, session)
             if isinstance(letter.message, Step):
                 self._company.came(session.id)
+                self._courtesy.came(session.owner, session.id)
 
     def _too_much(self, session: HopSession, what: str) -> Busy:
         text = f"{what} wait here already; a frame was not taken and has to be sent again"
@@ -327,6 +353,23 @@ class Engine:
                 self._tell(session, FaultCode.BAD_INPUT, f"the previous hop sent what is no frame: {why}", peer=sender)
 
     # --- frames that wait for their turn ----------------------------------------------------------------------------
+
+    def _advance_all(self, waiting: Sequence[HopSession]) -> None:
+        """Handle what waits; of those who are held back no more than fits into the time that they may cost others."""
+        held = self._courtesy.held_back({session.owner for session in waiting})
+        for session in waiting:
+            if session.owner not in held:
+                self._advance(session)
+        began = self._clock()
+        for session in waiting:
+            if session.owner in held and session.waits_to_begin:
+                since = self._clock()
+                if since - began > self._courtesy.seconds(held) / 2:
+                    return
+                self._advance(session)
+                self._courtesy.spent(session.owner, self._clock() - since)
+                if session.id in self._turns:  # else it failed
+                    self._turns.move_to_end(session.id)
 
     def _advance(self, session: HopSession) -> None:
         """Handle the session's frames in order, up to the first that has to be computed or to be sent in parts."""
@@ -386,9 +429,35 @@ class Engine:
 
     def _promise(self, session: HopSession, pages: int) -> None:
         """Extends the lease where `pages` more go beyond it. Raises Busy."""
-        if not self._leases.raise_to(session.id, session.pages + pages):
+        if not self._raise_to(session.id, session.owner, session.pages + pages):
             need, free = pages * self._span.pool.page_size, self._leases.free_tokens
             raise self._full(f"no room: {need} more tokens go beyond the lease of {session.lease}, and {free} are free")
+
+    def _raise_to(self, session: SessionId, owner: PeerId, pages: int) -> bool:
+        """Promises `pages` in all to a session; where there is no room, at the cost of who has too much and does not
+        use it."""
+        if self._leases.raise_to(session, pages):
+            return True
+        more = pages - self._leases.promised(session)
+        lacking, size = more - self._leases.free, self._span.pool.page_size
+        for held, kept in take_back(self._holdings(session), owner, more, lacking, self._span.pool.pages):
+            other = self._sessions[held.session]
+            if kept or not other.pages:
+                other.lease = min(other.lease, kept * size)
+                self._leases.lower_to(other.id, kept)
+            else:
+                self._fail(other, FaultCode.UNKNOWN_SESSION, "others needed the room of this session, which rested")
+        return self._leases.raise_to(session, pages)
+
+    def _holdings(self, asking: SessionId) -> list[Held]:
+        return [self._holding(each, asking) for each in self._sessions.values()]
+
+    def _holding(self, session: HopSession, asking: SessionId) -> Held:
+        """Who is at work, and for whom room is made, is left alone."""
+        promised = self._leases.promised(session.id)
+        if session.waits or session.id == asking:
+            return Held(session.id, session.owner, promised, promised, 0.0)
+        return Held(session.id, session.owner, promised, session.pages, self._clock() - session.worked)
 
     def _settle(self, session: HopSession) -> None:
         """Takes back what was promised beyond the lease and is no longer used."""
@@ -418,7 +487,7 @@ class Engine:
             most = min(self._limits.max_lease, self._span.pool.tokens)
             if message.lease > most:
                 raise HopError(FaultCode.REFUSED, f"a lease of {message.lease} tokens; this peer gives {most} at most")
-            if not self._leases.raise_to(session.id, self._span.pool.pages_for(message.lease)):
+            if not self._raise_to(session.id, session.owner, self._span.pool.pages_for(message.lease)):
                 raise self._full(f"{message.lease} tokens are wanted and {self._leases.free_tokens} more are free")
         session.lease = message.lease
         self._settle(session)
@@ -515,8 +584,8 @@ class Engine:
         works = [(s, s.work) for s in self._turns.values() if s.work is not None]
         ring = any(s.next is not None or s.prev != s.owner for s, _ in works)
         most = self._company.half if ring else len(works)
-        waiting = (Waiting(s.id, self._reach(s, work), work.longest) for s, work in works)
-        chosen = plan(waiting, self._limits, most)
+        waiting = [(s.owner, Waiting(s.id, self._reach(s, work), work.longest)) for s, work in works]
+        chosen = share_out(waiting, self._limits, self._courtesy, most)
         batch: Batch = []
         for session, work in works:
             if session.id in chosen:
@@ -556,6 +625,7 @@ class Engine:
         self._rows_done += sum(map(len, slices))
         self._busy_seconds += self._clock() - began
         self._tokens_done += len(outputs)
+        self._courtesy.computed(_tokens_of(batch), self._clock() - began)
         if all(len(piece.hidden) <= self._limits.decode_tokens for _, piece in batch):
             self._company.computed(began, self._clock())
         parts = torch.split_with_sizes(outputs, [len(piece.hidden) for _, piece in batch])
@@ -580,7 +650,7 @@ class Engine:
         now = self._clock()
         trace = (*work.trace, (1000 * (began - work.arrived), 1000 * (now - began)))
         self._outgoing.extend(frames(session, rows, outputs, trace, self._limits.frame_bytes))
-        session.heard = now
+        session.heard = session.worked = now
         if not work.tokens:
             session.work = None
             self._settle(session)
@@ -622,6 +692,14 @@ class Engine:
         session.release()
         self._outbox.forget(session.id)
         self._leases.end(session.id)
+
+
+def _tokens_of(batch: Batch) -> Mapping[PeerId, int]:
+    """How many tokens of each client."""
+    tokens = Counter[PeerId]()
+    for session, piece in batch:
+        tokens[session.owner] += len(piece.hidden)
+    return tokens
 
 
 def _adapted(batch: Batch) -> Sequence[Sequence[Change]]:

@@ -60,6 +60,7 @@ class HopSession:
     kv: KVCache
     inbox: Inbox
     heard: float  # when a peer with a say in it last spoke, seconds
+    worked: float  # when it was last computed for, or opened
     root: bytes | None = None
     adapters: AdapterKeys = ()
     fits: tuple[Fit, ...] = ()
@@ -95,6 +96,7 @@ class HopSession:
             kv=kv,
             inbox=inbox,
             heard=now,
+            worked=now,
             root=root_key(message.model, message.hop, message.codec, adapters) if message.share else None,
             adapters=adapters,
             fits=fits,
@@ -123,6 +125,11 @@ class HopSession:
     def waits(self) -> bool:
         """Whether anything is left to do."""
         return bool(self.inbox) or self.work is not None or bool(self.resends) or self.aside is not None
+
+    @property
+    def waits_to_begin(self) -> bool:
+        """Whether what comes next is not being computed yet."""
+        return self.work is None and (bool(self.inbox) or bool(self.resends))
 
     @property
     def queue_tokens(self) -> int:

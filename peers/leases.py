@@ -23,6 +23,10 @@ class Leases:
     def free_tokens(self) -> int:
         return self.free * self._pool.page_size
 
+    def promised(self, session: SessionId) -> int:
+        """Pages, in all."""
+        return self._promised.get(session, 0)
+
     def raise_to(self, session: SessionId, pages: int) -> bool:
         """Promises at least `pages` in all to the session; False, and nothing changed, when there is no room."""
         more = pages - self._promised.get(session, 0)

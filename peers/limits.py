@@ -22,6 +22,7 @@ class EngineLimits:
     inbox_frames: int = 1024  # that wait for one session
     inbox_bytes: int = 128 << 20  # of the frames that wait for one session
     total_inbox_bytes: int = 512 << 20  # of all frames that wait
+    unread_bytes: int = 64 << 20  # of frames of one peer that are not even read, because it brings so many
     frame_bytes: int = 4 << 20  # of hidden states in one frame that is sent
     adapter_bytes: int = 256 << 20  # of one client's adapters to generate with
     total_adapter_bytes: int = 1 << 30  # of all clients'

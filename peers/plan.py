@@ -5,13 +5,15 @@ one token in every batch and then stands last, so a session is served within as 
 waiting when it joined.
 """
 
-from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
+from peers.courtesy import Courtesy
 from peers.limits import EngineLimits
+from swarm.ids import PeerId
 
-__all__ = ["Waiting", "plan"]
+__all__ = ["Waiting", "plan", "share_out"]
 
 K = TypeVar("K", bound=Hashable)
 
@@ -36,6 +38,23 @@ def plan(waiting: Iterable[Waiting[K]], limits: EngineLimits, most: int | None =
     chosen = _fill(decodes[:most], limits.batch_tokens - kept if decodes else 0)
     left = limits.batch_tokens - sum(chosen.values())
     return chosen | _fill(prompts, min(left, limits.prompt_tokens) if chosen else left)
+
+
+def share_out(
+    waiting: Sequence[tuple[PeerId, Waiting[K]]], limits: EngineLimits, courtesy: Courtesy, most: int | None = None
+) -> Mapping[K, int]:
+    """`plan` for sessions of several clients, of whom those held back get what `courtesy` leaves them."""
+    held = courtesy.held_back({owner for owner, _ in waiting})
+    late = [each for owner, each in waiting if owner in held]
+    if not late:
+        return plan((each for _, each in waiting), limits, most)
+    first = plan((each for owner, each in waiting if owner not in held), limits, most)
+    room = min(courtesy.room(held, together=bool(first)), limits.batch_tokens - sum(first.values()))
+    if not first:
+        return plan(late, replace(limits, batch_tokens=min(limits.batch_tokens, max(2, room))), most)
+    added = _fill(late, room)
+    courtesy.taken(sum(added.values()))
+    return {**first, **added}
 
 
 def _fill(waiting: Iterable[Waiting[K]], room: int) -> dict[K, int]:
