@@ -27,8 +27,8 @@ from peers.outbox import Outbox
 from peers.pages import PagePool
 from peers.plan import Waiting, share_out
 from peers.prefixes import Prefixes, SharedPage
-from peers.sending import aside_frame, frames, tokens_per_frame
 from peers.reading import Reading
+from peers.sending import aside_frame, frames, tokens_per_frame
 from peers.shares import Held, take_back
 from peers.span import BlockSpan, RowSlice
 from peers.stats import EngineStats

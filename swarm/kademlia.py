@@ -10,7 +10,7 @@ The DHT keeps the value whose expiration is later. So what we give it as expirat
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from itertools import islice, zip_longest
@@ -47,6 +47,7 @@ from swarm.sealing import (
     seal_presence,
 )
 from swarm.shelves import NoCache, PlainSerializer, Shelves, items_in
+from swarm.turnstile import Turnstile
 from swarm.unpacking import unpack
 
 __all__ = ["CLOCK_LIMIT", "Guard", "KademliaDirectory", "clock_offset"]
@@ -63,6 +64,11 @@ _MAX_OPENED = 32_768  # whose signatures are remembered, good or not
 _AT_A_TIME = 32  # signatures that are checked before others have a turn
 _MAX_VALUE = MAX_RECORD + MAX_PASS + 32  # bytes of a sealed record, and perhaps a pass, in hivemind's packing
 _PARALLEL = 64  # calls to other nodes at once
+_QUESTIONS = 20.0  # a second that one peer is answered; who takes part asks a few at a time, and then rests
+_AT_ONCE = 100.0
+_WAITING = 32  # of one peer that wait for an answer
+
+UnaryHandler = Callable[[bytes, PeerID], Awaitable[bytes]]
 
 
 def _key(model: Digest | None) -> str:
@@ -210,6 +216,7 @@ class KademliaDirectory(Directory):
             raise _join_error(str(error), initial_peers) from error
         node.protocol.storage, node.protocol.cache = Shelves(), NoCache()
         node.protocol.serializer = PlainSerializer
+        _limit_questions(host)
         return cls(host, identity, node, guard, limit)
 
     async def announce(self, record: PeerRecord) -> None:
@@ -311,6 +318,21 @@ class KademliaDirectory(Directory):
         if self.closed:
             raise NetworkError("the directory is closed")
         self._host.check_alive()
+
+
+def _limit_questions(host: Libp2pHost) -> None:
+    """Nobody is answered more often than it takes to take part."""
+    turnstile, handlers = Turnstile(_QUESTIONS, _AT_ONCE, _WAITING), host.p2p._client.control.unary_handlers
+    for name, handler in handlers.items():
+        handlers[name] = _behind(turnstile, handler)
+
+
+def _behind(turnstile: Turnstile, handler: UnaryHandler) -> UnaryHandler:
+    async def answer(data: bytes, peer: PeerID) -> bytes:
+        await turnstile.enter(PeerId(peer.to_base58()))
+        return await handler(data, peer)
+
+    return answer
 
 
 async def clock_offset(host: Libp2pHost, peer: PeerId, limit: float) -> float:

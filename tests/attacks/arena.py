@@ -1,7 +1,8 @@
 """A serving peer, an honest client and an attacker, each in processes of its own, and phases with and without attack.
 
-The peer has half of this machine's cores, for all of its processes, and the other two share the rest. There the attacker
-computes only what the client leaves, as if it had a machine of its own: what is measured is what it costs the peer.
+The peer has half of this machine's cores, for all of its processes, and the other two share the rest. There the
+attacker computes only while the client does not, as if it had a machine of its own: what is measured is what it costs
+the peer.
 Linux only.
 """
 

@@ -59,7 +59,11 @@ def main(folder: str, cache: str, address: str, new: str) -> None:
                     **options("greedy", int(new)),
                 )
             except Exception as error:  # is what the soak looks for
-                said: dict[str, object] = {"number": number, "began": began, "error": f"{type(error).__name__}: {error}"}
+                said: dict[str, object] = {
+                    "number": number,
+                    "began": began,
+                    "error": f"{type(error).__name__}: {error}",
+                }
             else:
                 said = {"number": number, "began": began, "times": seen.times, "answer": answer[0]}
             print(json.dumps({**said, "lost": losses}), flush=True)
