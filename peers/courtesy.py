@@ -154,7 +154,7 @@ class Courtesy:
         return [client for owner, client in self._lively().items() if owner not in kept]
 
     def _used(self, client: _Client) -> float:
-        return client.used * 0.5 ** ((self._clock() - client.at) / HALF_LIFE)
+        return client.used * float(0.5 ** ((self._clock() - client.at) / HALF_LIFE))
 
 
 def _smooth(known: float | None, latest: float) -> float:

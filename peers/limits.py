@@ -10,7 +10,7 @@ __all__ = ["EngineLimits"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineLimits:
-    max_sessions: int = 256
+    max_sessions: int = 1024
     max_sessions_per_owner: int = 256
     max_rows_per_session: int = 256
     max_lease: int = 1 << 20  # tokens that one session may reserve

@@ -15,12 +15,13 @@ from typing import Any
 from peers.link import ExecutorLink, ExecutorLost
 from peers.onward import Onward
 from peers.remote import Accepted, Limits, Remote
+from peers.seldom import Seldom
 from peers.ways import Ways
 from swarm.errors import ProtocolError, StreamClosed
 from swarm.ids import PeerId, SessionId
 from swarm.messages import PROTOCOL, Busy, Close, Contact, Fault, FaultCode, Message, Open, Ready, Relink, parse
 from swarm.outlet import Allowance, Outlet
-from swarm.training import Train
+from swarm.training import Adapter, Train
 from swarm.transport import Stream, Transport
 from swarm.wire import decode
 
@@ -68,6 +69,7 @@ class PeerNode:
         self._link = link
         self._limits = limits or Limits()
         self._spent = spent
+        self._seldom = Seldom(logger, time.monotonic)
         self._waiting = Allowance(self._limits.all_waiting_bytes)
         self._remotes: dict[PeerId, Remote] = {}
         self._sessions: dict[SessionId, _Session] = {}
@@ -139,9 +141,11 @@ class PeerNode:
         peer = stream.remote
         known = self._remotes.get(peer)
         if (known and len(known.heard) >= self._limits.streams) or not self._has_room():
-            logger.warning(
+            self._seldom.warning(
                 "turned away peer %s, which has %d streams open here", peer, len(known.heard) if known else 0
             )
+            if known is not None:
+                known.reading.charge(self._limits.vain_seconds)
             return
         remote = known or self._remotes.setdefault(peer, Remote.under(self._limits, self._waiting))
         accepted = Accepted(stream, Outlet(stream, remote.waiting))
@@ -151,8 +155,10 @@ class PeerNode:
         writing = asyncio.create_task(accepted.write())
         try:
             while True:
+                await remote.reading.take(0)
                 frame = await stream.receive()
                 self._hear(accepted, remote)
+                remote.largest = max(remote.largest, len(frame))
                 await remote.frames.take(1)
                 await remote.bytes.take(len(frame))
                 began = self._spent()
@@ -163,7 +169,8 @@ class PeerNode:
         except StreamClosed:
             pass  # how streams end
         except ProtocolError as error:
-            logger.warning("closed a stream of peer %s: %s", peer, error)
+            self._seldom.warning("closed a stream of peer %s: %s", peer, error)
+            remote.reading.charge(self._limits.error_seconds)
         finally:
             writing.cancel()
             stream.close()
@@ -178,8 +185,24 @@ class PeerNode:
             with suppress(ExecutorLost):  # then nothing is left to free
                 await self._link.send(accepted.peer, Close(session).pack())
         del remote.heard[accepted]
-        if not remote.heard:
-            self._remotes.pop(accepted.peer, None)
+        self._leave(accepted.peer, remote)
+
+    def _leave(self, peer: PeerId, remote: Remote) -> None:
+        """Forget who has no stream here any more, once it has made up for what it cost."""
+        if remote.heard or self._remotes.get(peer) is not remote:
+            return
+        if remote.reading.debt:
+            asyncio.get_running_loop().call_later(remote.reading.debt, self._leave, peer, remote)
+        else:
+            del self._remotes[peer]
+
+    def _in_vain(self, peer: PeerId) -> None:
+        """A peer was refused something. It has cost others time, so it has to wait before it is heard again."""
+        remote = self._remotes.get(peer)
+        if remote is not None:
+            limits = self._limits
+            remote.reading.charge(limits.vain_seconds + limits.vain_byte_seconds * remote.largest)
+            remote.largest = 0
 
     # --- streams that nobody needs ---
 
@@ -225,13 +248,18 @@ class PeerNode:
 
     def _read(self, accepted: Accepted, frame: bytes) -> tuple[str, SessionId | None] | None:
         """What kind a frame is that goes on to the executor, and which session it opens; None where it goes nowhere."""
-        kind = decode(frame).header.get("kind")
+        header = decode(frame).header
+        kind = header.get("kind")
         if kind not in (Open.kind, Train.kind, Relink.kind, Close.kind):
+            session = header.get("session")
+            if kind != Adapter.kind and not (isinstance(session, bytes) and session in self._sessions):
+                self._in_vain(accepted.peer)
             return str(kind)[:40], None
         message = parse(frame)
         refusal = self._note(accepted, message)
         if refusal is not None:
             accepted.outlet.post(refusal.pack())
+            self._in_vain(accepted.peer)
             return None
         return kind, message.session if isinstance(message, Open | Train) else None
 
@@ -332,6 +360,8 @@ class PeerNode:
         own = self._sessions.get(named)
         if own is not None and own.owner.peer == peer:
             own.owner.outlet.post(frame)
+            if header.get("kind") in (Fault.kind, Busy.kind) and header.get("peer") in (None, peer):
+                self._in_vain(peer)
             self._heed(named, own, header.get("kind"), header)
             return
         feeder = self._sessions.get(self._feeding.get(named, named))

@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 __all__ = ["Bucket"]
 
+MOST_SECONDS = 10.0  # that anybody is made to wait
+
 
 class Bucket:
     """`rate` units a second, `burst` units at once. `take` waits for what is not there; nothing is refused."""
@@ -21,6 +23,17 @@ class Bucket:
         self._level -= units
         if self._level < 0:
             await asyncio.sleep(-self._level / self._rate)
+
+    def charge(self, units: float) -> None:
+        """Takes without waiting: whoever takes next waits for it."""
+        self._fill()
+        self._level = max(self._level - units, -MOST_SECONDS * self._rate)
+
+    @property
+    def debt(self) -> float:
+        """Seconds until what was taken beyond what was there has been made up for."""
+        self._fill()
+        return max(0.0, -self._level / self._rate)
 
     def try_take(self, units: float) -> bool:
         """False, and nothing taken, where it is not there now."""

@@ -24,7 +24,10 @@ class Limits:
     sessions: int = 256
     frames_per_second: float = 5_000.0
     bytes_per_second: float = 256e6
-    reading: float = 0.25  # the share of this process's time that reading its frames may take
+    reading: float = 0.1  # the share of this process's time that reading its frames may take
+    vain_seconds: float = 0.002  # as much of that time as what was asked in vain counts for,
+    vain_byte_seconds: float = 20e-9  # and each of its bytes, which have passed through three processes
+    error_seconds: float = 0.02  # the same of what is no frame at all
     waiting_bytes: int = 256 << 20  # answers a slow reader may leave lying here
     next_hops: int = 64  # peers that its sessions' outputs go to
     dials_per_second: float = 4.0  # of such peers
@@ -63,6 +66,7 @@ class Remote:
     dials: Bucket
     waiting: Allowance
     sessions: int = 0
+    largest: int = 0  # bytes of a frame since something was asked in vain
     heard: dict[Accepted, float] = field(default_factory=dict)
 
     @classmethod

@@ -1,0 +1,107 @@
+"""One peer attacks a serving peer in every way that we know of, all mixed, while an honest client generates there.
+
+Phases with and without attack alternate, so that whatever else this machine does concerns both. SWARM_SOAK_ATTACK=60
+makes it an hour of attack, and as long without; SWARM_SOAK_KINDS="prompts giant" attacks in these ways alone.
+"""
+
+import os
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedModel
+
+from swarm.checkpoint import Checkpoint
+from tests.attacks.arena import NEW_TOKENS, Answer, Arena
+from tests.attacks.honest import PROMPT
+from tests.attacks.kinds import KINDS
+from tests.real.prompts import Text, answers, options
+from tests.soak.plans import SEED
+
+MINUTES = float(os.environ.get("SWARM_SOAK_ATTACK") or 5)
+MIXTURE = tuple((os.environ.get("SWARM_SOAK_KINDS") or " ".join(KINDS)).split())
+PHASE = 60.0  # seconds
+RATIO = 1.3
+FREE_SECONDS = 30.0
+GROWTH = 64 << 20  # bytes of a process in the second half: what allocators keep in pieces
+
+pytestmark = [
+    pytest.mark.soak,
+    pytest.mark.timeout(600 + 150 * MINUTES),
+    pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes are kept apart by Linux's own calls"),
+]
+
+
+def test_attacks_of_one_peer_cost_others_nothing_they_notice(
+    checkpoint: Checkpoint, cache: Path, local: PreTrainedModel, text: Text, figures: list[str]
+) -> None:
+    with Arena(checkpoint, cache, SEED) as arena:
+        arena.play(PHASE, MIXTURE)  # what is kept for ever is kept from now on
+        quiet, attacked = [], []
+        for _ in range(max(2, round(60 * MINUTES / PHASE))):
+            quiet.append(arena.play(PHASE))
+            attacked.append(arena.play(PHASE, MIXTURE))
+        arena.play(1.0)
+        arena.end_attack()
+        left = wait_until_closed(arena)
+        given = list(arena.answers)
+    normal = [took for phase in quiet for took in phase.steps(given)]
+    slowed = [took for phase in attacked for took in phase.steps(given)]
+    ratio = p95(slowed) / p95(normal)
+    figures.append(
+        f"{len(attacked) * PHASE / 60:.0f} min of attack: step p50 {milli(statistics.median(slowed))}, p95 "
+        f"{milli(p95(slowed))}; quiet {milli(statistics.median(normal))}, {milli(p95(normal))}; p95 {ratio:.2f}x; "
+        f"{len(given)} answers"
+    )
+    sizes = growth([phase.memory for phase in attacked])
+    figures.append("MiB of the peer's processes after half of it and at its end: " + str(sizes))
+    assert failed(given) == []
+    assert wrong(given, local, text) == []
+    assert left == {}
+    assert all(end - half <= GROWTH >> 20 for half, end in sizes.values())
+    assert ratio <= RATIO
+
+
+def failed(given: Sequence[Answer]) -> list[str]:
+    """What users would have seen, and peers that seemed to fail."""
+    return [f"{each.number}: {each.error or each.lost}" for each in given if each.error or each.lost]
+
+
+def wrong(given: Sequence[Answer], local: PreTrainedModel, text: Text) -> list[int]:
+    """Answers that are not those of the whole model in one process; of a long soak, some of them."""
+    some = given[:: max(1, len(given) // 50)]
+    return [
+        each.number
+        for each in some
+        if [each.answer] != answers(local, text.batch([PROMPT], each.number), **options("greedy", NEW_TOKENS))
+    ]
+
+
+def wait_until_closed(arena: Arena) -> dict[str, int]:
+    """What the peer still has open for who has left, of files and sockets; empty once there is nothing."""
+    deadline = time.monotonic() + FREE_SECONDS
+    while (
+        left := {name: more for name, more in arena.left_open().items() if more > 0}
+    ) and time.monotonic() < deadline:
+        time.sleep(1.0)
+    return left
+
+
+def growth(memory: Sequence[dict[str, int]]) -> dict[str, tuple[int, int]]:
+    """MiB of each process: at most in the first half, and at the end."""
+    sizes = defaultdict(list)
+    for each in memory:
+        for name, size in each.items():
+            sizes[name].append(size >> 20)
+    return {name: (max(seen[: (len(seen) + 1) // 2]), seen[-1]) for name, seen in sizes.items()}
+
+
+def p95(values: Sequence[float]) -> float:
+    return statistics.quantiles(values, n=20)[-1]
+
+
+def milli(seconds: float) -> str:
+    return f"{1000 * seconds:.1f} ms"
