@@ -130,7 +130,7 @@ class FailureReport:
             return str(Spread.of(rates))
         furthest = max(len(each[probability, remedy].tokens) for each in self._rounds)
         ended = f", {len(rates)} of {len(self._rounds)} ended" if rates else ""
-        return f"- ({furthest} tokens in {self._trial.limit:.0f} s{ended})"
+        return f"- ({furthest} tokens in {self._trial.limit:g} times the time{ended})"
 
     def _kept_cell(self, probability: float, remedy: Remedy) -> str:
         """Beside the ratio, which drifts with the machine: what was not lost in recoveries, of each answer alone."""

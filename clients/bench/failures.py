@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from math import inf
 from types import TracebackType
 from typing import Self
 
@@ -82,8 +83,9 @@ def _round(
     outcomes: Round = {}
     for probability, remedy in _cases(trial):
         dice = Dice(probability, f"{trial.seed} {number} {probability}")
+        limit = trial.limit * outcomes[0.0, Remedy.OURS].seconds if outcomes else inf
         with _Field(trial, checkpoint, fleet, far) as stage:
-            outcome = answer(stage, remedy, prompt, trial.new_tokens, dice, trial.limit)
+            outcome = answer(stage, remedy, prompt, trial.new_tokens, dice, limit)
             if remedy is Remedy.OURS:
                 stage.check(outcome)
         outcomes[probability, remedy] = outcome
@@ -92,7 +94,7 @@ def _round(
 
 
 def _cases(trial: FailuresTrial) -> Iterator[tuple[float, Remedy]]:
-    """Without failures all remedies are one."""
+    """The answer without failures first, where all remedies are one."""
     for probability in trial.probabilities:
         for remedy in Remedy if probability else (Remedy.OURS,):
             yield probability, remedy

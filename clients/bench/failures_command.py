@@ -25,7 +25,9 @@ def failures(
     prompt_tokens: PromptTokens = 16,
     new_tokens: Annotated[int, typer.Option(min=4, help="Length of an answer.")] = 1024,
     rounds: Rounds = 3,
-    limit: Annotated[float, typer.Option(min=1, help="Seconds after which an answer is given up.")] = 120.0,
+    limit: Annotated[
+        float, typer.Option(min=1, help="Give an answer up after so many times what it takes without failures.")
+    ] = 5.0,
     seed: Annotated[int, typer.Option(help="Of prompts and failures.")] = 0,
     as_json: AsJson = False,
     cache_dir: CacheDir = None,

@@ -111,8 +111,9 @@ class WanTrial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailuresTrial:
-    """Answers of `new_tokens` over `peers` with a spare each, behind lines as of WanTrial: for each of `probabilities`,
-    with which each hop fails before a step, by each remedy in turn. An answer is given up after `limit` seconds."""
+    """Answers of `new_tokens` over `peers` with a spare each, behind lines as of WanTrial: for each of `probabilities`
+    with which each hop fails before a step, the first of which is 0, by each remedy in turn. An answer is given up
+    after `limit` times what the one without failures took."""
 
     model: str
     cache: Path
