@@ -11,12 +11,13 @@ from fault.mend import Leg
 from routing.chains import Hop
 from swarm.errors import StreamClosed, Unreachable
 from swarm.ids import PeerId, SessionId
-from swarm.messages import Busy, Close, Fault, FaultCode, Message, Ping, Pong, Ready
+from swarm.messages import Busy, Close, Fault, FaultCode, HiddenStates, Message, Ping, Pong, Ready
 from swarm.training import Missing
 
 __all__ = ["Chain", "Trouble"]
 
 MAX_EVENTS = 1024  # messages of one session that wait to be heard; more is a flood
+MAX_EVENT_BYTES = 256 << 20  # of hidden states in them
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class Chain:
         self.trace: tuple[tuple[float, float], ...] = ()  # of the last step: (queue ms, compute ms) of each hop
         self._streams: dict[SessionId, HopStream] = {}
         self._events: asyncio.Queue[tuple[SessionId, Message | Trouble]] = asyncio.Queue(MAX_EVENTS)
+        self._event_bytes = 0
         self._opening: dict[SessionId, asyncio.Future[Message]] = {}
         self._pings: dict[tuple[SessionId, int], asyncio.Future[Pong]] = {}
         self._nonces = itertools.count(1)
@@ -61,6 +63,7 @@ class Chain:
         """The next message from a hop of the chain, or what is wrong with one, and the hop's place in the chain."""
         while True:
             session, event = await self._events.get()
+            self._event_bytes -= _size(event)
             for index, leg in enumerate(self.legs):
                 if leg.session == session:
                     return index, event
@@ -160,9 +163,10 @@ class Chain:
             if not opening.done():
                 opening.set_result(message)
             return
-        if self._events.full():
+        if self._events.full() or self._event_bytes + _size(message) > MAX_EVENT_BYTES:
             stream.end("it floods a session with messages that nobody asked for")
             return
+        self._event_bytes += _size(message)
         self._events.put_nowait((session, message))
 
     def _serves(self, session: SessionId) -> bool:
@@ -179,3 +183,7 @@ class Chain:
         trouble = Trouble(f"lost peer {lost.peer}: {lost.reason}", drop=(session,), ban=(lost.peer,))
         if not self._events.full():
             self._events.put_nowait((session, trouble))
+
+
+def _size(event: Message | Trouble) -> int:
+    return len(event.body) if isinstance(event, HiddenStates) else 0

@@ -25,7 +25,7 @@ from clients.pending import Pending, Wanted
 from clients.repair import Repair
 from fault.mend import Leg, RowGoal
 from swarm.codecs import encode
-from swarm.errors import HopError, SwarmError, UsageError, WireError
+from swarm.errors import HopError, MissingBlocks, SwarmError, UsageError, WireError
 from swarm.ids import RowId
 from swarm.messages import Fault, FaultCode, Fork, ForkEntry, Message, Out, Step, StepRow
 from swarm.training import PackedAdapter
@@ -267,9 +267,19 @@ class Session:
             return None
         if isinstance(message, Fault):
             if message.code is FaultCode.REFUSED:
-                raise HopError(message.code, f"peer {leg.peer} refused: {message.message}")
+                return self._refused(leg, f"peer {leg.peer} refused: {message.message}")
             return self._repair.diagnose(index, message)
         return self._repair.other(index, message)
+
+    def _refused(self, leg: Leg, reason: str) -> Trouble:
+        """Another peer is asked whether it would too: one alone ends nobody's session. Raises HopError where all that
+        could have refused."""
+        me = self._client.me.peer
+        try:
+            self._client.plan(leg.hop.span, source=me, sink=me, avoid={leg.peer})
+        except MissingBlocks:
+            raise HopError(FaultCode.REFUSED, reason) from None
+        return Trouble(reason, drop=(leg.session,), ban=(leg.peer,))
 
     async def _mend(self, trouble: Trouble) -> None:
         if trouble.drop and self.chain.legs and self._spare & self._lengths.keys():

@@ -465,7 +465,7 @@ class Engine:
 
     def _fork(self, session: HopSession, message: Fork) -> None:
         """Raises HopError or Busy; then nothing has changed."""
-        self._check_rows(session.check_fork(message))
+        self._check_rows(max(len(message.forks), session.check_fork(message)))
         self._promise(session, session.fork_pages(message))
         for entry, last in session.new_forks(message):
             self._outbox.fork(session.id, entry.src, entry.at, entry.dst)

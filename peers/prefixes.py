@@ -39,19 +39,21 @@ class RowKeys:
     def __init__(self, root: bytes, page_size: int) -> None:
         self._root = root
         self._page_size = page_size
-        self._tokens = bytearray()  # a digest of every token, so that a row can be cut anywhere
+        self._pages: list[bytes] = []  # digests of every token of full pages, so that a row can be cut anywhere
+        self._rest = bytearray()  # those of the page that is not full
         self._keys: dict[int, bytes] = {}
 
     def extend(self, at: int, digests: Iterable[bytes]) -> None:
         """`digests` of tokens from `at` on that the client sent; they are of no use where others are missing before."""
-        if len(self._tokens) != at * KEY_BYTES:
+        if len(self._pages) * self._page_size + len(self._rest) // KEY_BYTES != at:
             return
         for digest in digests:
-            self._tokens += digest
-        size = self._page_size * KEY_BYTES
-        for page in range(at // self._page_size, len(self._tokens) // size):
-            before = self._keys[page - 1] if page else self._root
-            self._keys[page] = _digest(before + self._tokens[page * size : (page + 1) * size])
+            self._rest += digest
+            if len(self._rest) == self._page_size * KEY_BYTES:
+                page = len(self._pages)
+                self._pages.append(bytes(self._rest))
+                self._rest.clear()
+                self._keys[page] = _digest((self._keys[page - 1] if page else self._root) + self._pages[page])
 
     def name(self, sender: PeerId, named: PageKeys, at: int, n: int) -> None:
         """What the hop before calls pages of this row; those count that end among the tokens `[at, at + n)`."""
@@ -61,10 +63,14 @@ class RowKeys:
                 self._keys[page] = _digest(self._root + sender.encode() + key)
 
     def fork(self, at: int) -> "RowKeys":
-        """Those of a row that begins with the first `at` tokens of this one."""
+        """Those of a row that begins with the first `at` tokens of this one. Full pages are shared: a hundred forks of
+        a long row take no more memory than the row."""
         fork = RowKeys(self._root, self._page_size)
-        fork._tokens = self._tokens[: at * KEY_BYTES]
-        fork._keys = {page: key for page, key in self._keys.items() if page < at // self._page_size}
+        full, more = divmod(at, self._page_size)
+        fork._pages = self._pages[:full]
+        cut = self._pages[full] if full < len(self._pages) else self._rest
+        fork._rest = bytearray(cut[: more * KEY_BYTES] if full <= len(self._pages) else cut)
+        fork._keys = {page: key for page, key in self._keys.items() if page < full}
         return fork
 
     def pages(self, first: int, stop: int | None = None) -> Sequence[bytes]:

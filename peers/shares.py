@@ -9,6 +9,7 @@ from swarm.ids import PeerId, SessionId
 
 __all__ = ["Held", "take_back"]
 
+MOST_SHARES = 8  # ids cost nothing: however many come, who keeps within such a share loses nothing
 IDLE = 10.0  # seconds without a step, from which on a session may have to go
 
 
@@ -31,7 +32,7 @@ def take_back(held: Iterable[Held], asker: PeerId, more: int, lacking: int, page
     total = Counter[PeerId]({asker: 0})
     for each in sessions:
         total[each.owner] += each.promised
-    share = pages // len(total)
+    share = pages // min(MOST_SHARES, len(total))
     if total[asker] + more > share:
         return ()
     taken: dict[Held, int] = {}

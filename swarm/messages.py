@@ -48,6 +48,7 @@ __all__ = [
     "FaultCode",
     "Fork",
     "ForkEntry",
+    "HiddenStates",
     "Message",
     "Open",
     "Out",

@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 import torch
 
+from clients.chain import MAX_EVENT_BYTES
 from clients.events import ChainChanged, PeerLost
 from peers.link import ExecutorLink, ExecutorLost
 from peers.node import PeerNode
 from swarm.checkpoint import Checkpoint
 from swarm.codecs import decode, encode
-from swarm.ids import PeerId, Span
+from swarm.errors import HopError
+from swarm.ids import PeerId, RowId, Span
 from swarm.memory import MemoryNetwork
-from swarm.messages import PROTOCOL, Message, Open, Out, Ready, Step, parse
+from swarm.messages import PROTOCOL, Fault, FaultCode, Message, Open, Out, Ready, Step, StepRow, parse
 from swarm.transport import Stream
 from tests.memory_swarm import MemorySwarm, Reference, feed
 from tests.virtual import run_virtual
@@ -129,6 +131,72 @@ def test_a_hop_that_answers_nonsense_is_replaced(
             assert lost == [LIAR]
             changes = [event for event in swarm.events if isinstance(event, ChainChanged)]
             assert changes[-1].lost == (LIAR,)
+            await session.close()
+
+    run_virtual(main())
+
+
+def refuses(message: Message, _: int) -> Message:
+    return Fault(message.session, FaultCode.REFUSED, "I would rather not")
+
+
+def test_a_hop_that_refuses_in_the_middle_of_it_ends_nothing_while_others_would_not(
+    checkpoint: Checkpoint, reference: Reference
+) -> None:
+    async def main() -> None:
+        async with MemorySwarm(checkpoint, MemoryNetwork(delay=0.01)) as swarm:
+            link = await add_liar(swarm, Span(0, 4), refuses)
+            client = await swarm.client()
+            session = await swarm.session(client, reference)
+            row, expected = session.new_row(), reference.outputs(PROMPT)
+            await feed(session, reference, {row: PROMPT[:5]})
+            await swarm.add("honest", Span(0, 4))
+            await client.refresh()
+            link.lying = True
+            got = await feed(session, reference, {row: PROMPT[5:6]})
+            torch.testing.assert_close(got, expected[5:6], atol=1e-4, rtol=1e-4)
+            await session.close()
+
+    run_virtual(main())
+
+
+def test_what_the_only_hop_refuses_is_said_at_once(checkpoint: Checkpoint, reference: Reference) -> None:
+    async def main() -> None:
+        async with MemorySwarm(checkpoint, MemoryNetwork(delay=0.01)) as swarm:
+            link = await add_liar(swarm, Span(0, 4), refuses)
+            session = await swarm.session(await swarm.client(), reference)
+            link.lying = True
+            with pytest.raises(HopError, match="I would rather not"):
+                await feed(session, reference, {session.new_row(): PROMPT})
+            await session.close()
+
+    run_virtual(main())
+
+
+def test_a_hop_that_floods_a_session_with_outputs_is_cut_off_before_they_take_the_memory(
+    checkpoint: Checkpoint, reference: Reference
+) -> None:
+    """Nobody listens between steps; what comes then waits."""
+    sent = 0
+
+    async def flood(stream: Stream) -> None:
+        nonlocal sent
+        opening = parse(await stream.receive())
+        await stream.send(Ready(opening.session).pack())
+        body = bytes(32 << 20)
+        tokens = len(body) // (4 * checkpoint.hidden_size)
+        frame = Out(opening.session, (StepRow(RowId(1), 0, tokens, 0),), "fp32", body).pack()
+        while True:
+            await stream.send(frame)
+            sent += 1
+
+    async def main() -> None:
+        async with MemorySwarm(checkpoint, MemoryNetwork(delay=0.01)) as swarm:
+            await swarm.network.transport(LIAR).serve(PROTOCOL, flood)
+            swarm.announce(LIAR, Span(0, 4))
+            session = await swarm.session(await swarm.client(), reference)
+            await asyncio.sleep(5)
+            assert sent <= MAX_EVENT_BYTES // (32 << 20) + 2
             await session.close()
 
     run_virtual(main())

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peers.shares import IDLE, Held, take_back
+from peers.shares import IDLE, MOST_SHARES, Held, take_back
 from swarm.ids import PeerId, SessionId
 
 A, B, C = PeerId("a"), PeerId("b"), PeerId("c")
@@ -28,6 +28,13 @@ def test_nobody_gets_more_than_an_equal_share_this_way() -> None:
 def test_nobody_is_left_with_less_than_an_equal_share() -> None:
     one, other = held(1, A, 50), held(2, B, 50)
     assert take_back([one, other], C, 33, 33, PAGES) == [(one, 33), (other, 34)]
+
+
+def test_however_many_names_come_a_share_is_an_eighth_at_least() -> None:
+    modest = held(1, A, PAGES // MOST_SHARES)
+    names = [held(n + 2, PeerId(f"name{n}"), 4) for n in range(20)]
+    assert take_back([modest, *names], B, 4, 4, PAGES) == ()
+    assert take_back([held(1, A, PAGES // MOST_SHARES + 4), *names], B, 4, 4, PAGES) != ()
 
 
 def test_what_is_used_stays_with_who_uses_it() -> None:
