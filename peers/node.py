@@ -224,9 +224,8 @@ class PeerNode:
         """Whether a stream is still of use: one that is not may not stay for ever, however slowly it brings a frame."""
         if accepted not in self._accepted:
             return
-        needed = self._needed()
         rest = self._limits.idle_seconds - self._quiet(accepted)
-        if rest <= 0 and not {accepted, accepted.peer} & needed:
+        if rest <= 0 and not {accepted, accepted.peer} & self._needed():
             accepted.stream.close()
         else:
             self._look_later(accepted, max(rest, self._limits.short_seconds))
