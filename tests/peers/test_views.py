@@ -2,12 +2,16 @@ import io
 import json
 import logging
 import re
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from peers.views import DashboardView, JsonView, PlainView, can_draw, choose_view
+from peers.ready import StandingBy
+from peers.views import DashboardView, JsonView, Noted, PlainView, can_draw, choose_view
+from swarm.ids import Span
 from swarm.record import PeerState
+from swarm.running import running
 from swarm.terminal import LogFormat, setup_logging
 from tests.peers.moments import PEER, a_moment, a_ready
 
@@ -127,3 +131,26 @@ def test_dashboard_is_for_terminals_that_can_draw_it() -> None:
         choose_view(LogFormat.PRETTY, True, console_on(file)), PlainView
     )  # pytest's streams are no terminals
     assert isinstance(choose_view(LogFormat.JSON, True, console_on(file)), JsonView)
+
+
+def test_who_stands_by_says_so_to_programs_and_to_others_on_this_machine(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    standing = StandingBy(
+        peer_id=PEER,
+        addresses=("/ip4/192.168.1.4/tcp/31330",),
+        model="smollm2",
+        blocks=Span(0, 15),
+        num_blocks=30,
+        reason="",
+    )
+    setup_logging(LogFormat.JSON)
+    view = Noted(JsonView(), tmp_path)
+    view.begin(a_ready())
+    view.stand_by(standing)
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["event"] for line in said] == ["ready", "standby"]
+    assert said[1]["blocks"] == [0, 15]
+    assert [each.blocks for each in running(tmp_path)] == ["0:15 standby"]
+    view.end()
+    assert running(tmp_path) == ()
