@@ -6,6 +6,7 @@ Frames are posted without waiting, so a hop that hangs can never hang the sessio
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from weakref import WeakValueDictionary
 
 from swarm.errors import StreamClosed, Unreachable, WireError
 from swarm.ids import PeerId, SessionId
@@ -100,16 +101,18 @@ class Hops:
         self._transport = transport
         self._dial_seconds = dial_seconds
         self._streams: dict[PeerId, HopStream] = {}
-        self._dialling: dict[PeerId, asyncio.Lock] = {}
+        self._dialling: WeakValueDictionary[PeerId, asyncio.Lock] = WeakValueDictionary()  # for as long as it is used
 
     async def to(self, contact: Contact) -> HopStream:
         """The stream to a peer. Raises Unreachable."""
-        async with self._dialling.setdefault(contact.peer, asyncio.Lock()):
+        lock = self._dialling.setdefault(contact.peer, asyncio.Lock())
+        async with lock:
             known = self._streams.get(contact.peer)
             if known is not None and known.closed is None:
                 return known
             stream = await self._dial(contact.peer, contact.addresses)
-            self._streams[contact.peer] = stream
+            living = {peer: other for peer, other in self._streams.items() if other.closed is None}
+            self._streams = {**living, contact.peer: stream}
             return stream
 
     async def _dial(self, peer: PeerId, addresses: Sequence[str]) -> HopStream:
