@@ -251,7 +251,10 @@ class Libp2pTransport(Transport):
         if self._host.client:
             return ()
         call = self._host.p2p.get_visible_maddrs(latest=True)
-        visible = await self._host.run(call, self._open_timeout, "asking for addresses")
+        try:
+            visible = await self._host.run(call, self._open_timeout, "asking for addresses")
+        except ValueError:  # there is none: it listens at one that can't be dialled, and has no relay now
+            visible = []
         return tuple(dict.fromkeys((*self._host.also, *map(str, visible))))
 
     async def close(self) -> None:
