@@ -42,11 +42,11 @@ NEW = 48
 PATIENCE = 60.0
 LEAST = 0.6  # of the throughput without churn
 WARM_SECONDS = 20.0
-CALM_SECONDS = 60.0 * min(5.0, max(1.0, MINUTES / 6))
+CALM_SECONDS, BUSTLE_SECONDS = 60.0 * min(2.0, MINUTES / 4), 60.0 * min(5.0, MINUTES / 2)
 STRAY_SECONDS = 90.0
 FOUND_SECONDS = 15.0  # after which a peer that serves blocks which nobody else does must be in use
 
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(60 * MINUTES + 4 * CALM_SECONDS + 900)]
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(60 * MINUTES + CALM_SECONDS + BUSTLE_SECONDS + 900)]
 
 Log = Callable[[str], None]
 
@@ -148,7 +148,7 @@ def _phases(village: Village, log: Log) -> Iterator[Phase]:
     doing: list[tuple[str, Callable[[], None]]] = [
         ("warm", lambda: time.sleep(WARM_SECONDS)),
         ("calm", lambda: time.sleep(CALM_SECONDS)),
-        ("bustle", lambda: village.bustle(2 * CALM_SECONDS)),
+        ("bustle", lambda: village.bustle(BUSTLE_SECONDS)),
         ("churn", lambda: village.churn(60 * MINUTES)),
     ]
     for name, do in doing:

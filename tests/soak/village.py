@@ -19,6 +19,7 @@ from typing import Self
 import psutil
 
 from swarm.errors import SwarmError
+from swarm.ids import Span
 from tests.processes import ServePeer
 from tests.real.herd import family, still_there
 from tests.soak.lives import Ending, Ledger, Life, lives
@@ -49,8 +50,10 @@ class _Home:
     strangers: Host  # for those who have nothing to do with the swarm
     dice: random.Random
     peer: ServePeer | None = None
-    service: int = 0  # number of it in the ledger
+    span: Span | None = None  # served now, as the ledger knows
+    service: int = 0  # number of it there
     second: bool = False  # which of the hosts it is on
+    lives: bool = False  # nothing has happened to the peer yet
 
 
 class Village:
@@ -76,6 +79,7 @@ class Village:
         self._names = 0
         self._stack = ExitStack()
         self._folder = Path(self._stack.enter_context(TemporaryDirectory(prefix="village-")))
+        self._closing = threading.Event()
         self._undertakers = self._stack.enter_context(ThreadPoolExecutor(4 * homes))
         self._burials: list[Future[None]] = []
 
@@ -103,6 +107,7 @@ class Village:
         first, *others = self._homes
         self._begin(first)
         self._everywhere(lambda home, _: self._begin(home), others, 0.0)
+        self._undertakers.submit(self._follow)
 
     def churn(self, seconds: float) -> None:
         """Everybody lives as drawn, and is replaced at once; in the end somebody serves in every home again."""
@@ -122,6 +127,7 @@ class Village:
         return still_there(self.seen)
 
     def close(self) -> None:
+        self._closing.set()
         for peer in self.living:
             peer.terminate()
         for home in self._homes:
@@ -173,11 +179,28 @@ class Village:
                 self._log(f"{peer.name} did not start: {error}")
                 peer.close()
                 continue
-            span = peer.blocks
             with self._lock:
-                home.peer, home.service = peer, self.ledger.begin(span, time.monotonic())
-            self._log(f"{peer.name} serves {span} as {peer.peer_id[-6:]} ({self.starts[-1]})")
+                home.peer, home.lives = peer, True
+                self._note(home, peer.blocks)
+            self._log(f"{peer.name} serves {peer.blocks} as {peer.peer_id[-6:]} ({self.starts[-1]})")
             return
+
+    def _follow(self) -> None:
+        """Peers move to other blocks by themselves; the ledger hears of it within a second."""
+        while not self._closing.wait(1.0):
+            with self._lock:
+                for home in self._homes:
+                    if home.peer is not None and home.lives and (span := _served(home.peer)) != home.span:
+                        self._log(f"{home.peer.name} serves {span} instead of {home.span}")
+                        self._note(home, span)
+
+    def _note(self, home: _Home, span: Span | None) -> None:
+        now = time.monotonic()
+        if home.span is not None:
+            self.ledger.end(home.service, now)
+        home.span = span
+        if span is not None:
+            home.service = self.ledger.begin(span, now)
 
     def _peer(self, name: str, host: Host, entry: Sequence[str], identity: Path | None = None) -> ServePeer:
         with self._lock:
@@ -202,7 +225,9 @@ class Village:
         peer, host = home.peer, home.hosts[home.second]
         assert peer is not None
         self._log(f"{peer.name} is {life.ending} after {life.seconds:.0f} s")
-        self.ledger.end(home.service, time.monotonic())
+        with self._lock:
+            home.lives = False
+            self._note(home, None)
         self.endings[life.ending] += 1
         if not peer.alive:
             self.complaints.append(f"{peer.name} had ended: {peer.log[-5:]}")
@@ -241,6 +266,17 @@ class Village:
             self._cut = self._cut - {host} if healed else self._cut | {host}
             others = [other for other in self._wan.hosts if other not in self._cut]
             self._wan.partition(others, *([cut] for cut in self._cut))
+
+
+def _served(peer: ServePeer) -> Span | None:
+    """None while it moves."""
+    for event in reversed(peer.events):
+        if event.get("event") == "ready":
+            start, end = event["blocks"]
+            return Span(start, end)
+        if str(event.get("message", "")).startswith("moving from"):
+            return None
+    return None
 
 
 def _waited(dice: random.Random, until: float) -> Iterator[Life]:
