@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from clients.hops import HopStream, Lost
+from clients.sleep import overslept
 from fault.mend import Leg
 from routing.chains import Hop
 from swarm.errors import StreamClosed, Unreachable
@@ -16,6 +17,7 @@ from swarm.training import Missing
 
 __all__ = ["Chain", "Trouble"]
 
+ASKINGS = 3  # times that a hop is waited for which speaks, but has not answered yet
 MAX_EVENTS = 1024  # messages of one session that wait to be heard; more is a flood
 MAX_EVENT_BYTES = 256 << 20  # of hidden states in them
 
@@ -103,10 +105,13 @@ class Chain:
         finally:
             self._opening.pop(leg.session, None)
 
-    async def roll_call(self, legs: Sequence[Leg], seconds: float) -> tuple[list[Leg], dict[SessionId, int]]:
-        """The legs that answer in time, with where their rows stand, and the tokens that wait at each."""
+    async def roll_call(
+        self, legs: Sequence[Leg], limit: Callable[[Hop], float]
+    ) -> tuple[list[Leg], dict[SessionId, int]]:
+        """The legs that answer within their `limit` in seconds, with where their rows stand, and the tokens that wait
+        at each."""
         async with asyncio.TaskGroup() as group:
-            calls = [group.create_task(self._ping(leg, seconds)) for leg in legs]
+            calls = [group.create_task(self._ping(leg, limit(leg.hop))) for leg in legs]
         answers = [(leg, pong) for leg, call in zip(legs, calls, strict=True) if (pong := call.result()) is not None]
         return [replace(leg, rows=pong.rows) for leg, pong in answers], {leg.session: p.queue for leg, p in answers}
 
@@ -138,9 +143,16 @@ class Chain:
         self._pings[key] = answer
         stream.post(Ping(*key).pack())
         try:
-            async with asyncio.timeout(seconds):
-                return await answer
-        except (TimeoutError, StreamClosed):
+            for _ in range(ASKINGS):
+                asked = asyncio.get_running_loop().time()
+                await asyncio.wait((answer,), timeout=seconds)
+                if answer.done():
+                    return answer.result()
+                if not (stream.heard > asked or overslept(asked, seconds)):
+                    break
+            stream.missed()
+            return None
+        except StreamClosed:
             return None
         finally:
             del self._pings[key]

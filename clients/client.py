@@ -11,6 +11,8 @@ from typing import Self
 
 from clients.hops import Hops
 from fault.backoff import Backoff
+from fault.ghosts import Ghosts
+from fault.limits import Bounds, TimeLimits
 from routing.chains import PIECE, Hop, piece_tokens, plan_chain, step_seconds
 from routing.hosting import Hosted, find_hosted
 from routing.perf import Costs, Link, Links, time_limit
@@ -45,11 +47,14 @@ class Client:
 
     dial_seconds = 5.0
     open_seconds = 10.0  # a session opens in one round trip; the rest is for a peer busy with a long batch
-    ping_seconds = 3.0
     hopeful_seconds = 5.0  # after a failure at which a peer is asked again if nobody else has its blocks
     leaving_seconds = 30.0  # for which a peer that leaves is not asked again; by then its record says so
-    stall_floor = 1.5  # s; a time limit below this would only measure the scheduler
+    stall_floor = 1.5  # s for which nothing moves, before something is done about it though all answer
     stall_factor = 4.0
+    # for the outputs of a step, after which its hops are asked; a question costs little
+    step_bounds = Bounds(floor=0.4, cold_floor=1.5, ceiling=300.0, unknown=4.0)
+    # for the answer to a question, after which a hop counts as dead; that costs much where it was only slow
+    answer_bounds = Bounds(floor=1.0, cold_floor=3.0, ceiling=30.0, unknown=12.0)
 
     def __init__(
         self,
@@ -68,9 +73,12 @@ class Client:
         self.share_prefixes = share_prefixes
         self.precisions = frozenset(precisions)
         self.transport = transport
-        self.hops = Hops(transport, self.dial_seconds)
+        self.hops = Hops(transport, self.dial_seconds, self._alive_after_all)
         clock = asyncio.get_running_loop().time
         self.backoff: Backoff[PeerId] = Backoff(clock)
+        self.limits: TimeLimits[PeerId] = TimeLimits()
+        self._ghosts = Ghosts(time.time)
+        self._blind: str | None = None  # why the directory could not be read, the last time
         self.unreachable: Backoff[tuple[PeerId, PeerId]] = Backoff(clock, base=60.0, ceiling=600.0)
         self.excluded: dict[PeerId, str] = {}  # peers that audits found out, and why
         self.me = Contact(transport.peer_id)
@@ -109,10 +117,11 @@ class Client:
 
     async def _read(self) -> View:
         records = await self._directory.read(self.model.digest)
-        self.view = self._seen(records)
+        self.view, self._blind = self._seen(records), None
         return self.view
 
     def _seen(self, records: Iterable[PeerRecord]) -> View:
+        records = self._ghosts.last_words(records)
         if self.precisions:
             records = [record for record in records if record.precision in self.precisions]
         view = View.of(records, model=self.model.digest, num_blocks=self.model.num_blocks, now=time.time())
@@ -130,9 +139,25 @@ class Client:
         """Wait until the view has been read again or avoided peers may be asked again, at most `seconds`."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                with suppress(NetworkError):  # the swarm is out of reach for now; who waits has a limit
+                try:
                     await self.refresh()
+                except NetworkError as error:  # the swarm is out of reach for now; who waits has a limit
+                    self._blind = str(error)
                 await asyncio.sleep(seconds)
+
+    def failed(self, peer: PeerId) -> None:
+        """Leave `peer` alone for a while, and then until it announces itself anew, unless nobody else is there."""
+        self.backoff.fail(peer)
+        self._ghosts.fail(peer)
+
+    def works(self, peer: PeerId) -> None:
+        self.backoff.works(peer)
+        self._ghosts.alive(peer)
+
+    def _alive_after_all(self, peer: PeerId) -> None:
+        """It was given up because it said nothing, and now it has: it was slow, and is given more time from now on."""
+        self.limits.false_alarm(peer)
+        self._ghosts.alive(peer)
 
     def leaves(self, peer: PeerId) -> None:
         """A peer says that it leaves, which is no failure."""
@@ -165,9 +190,12 @@ class Client:
         hosting: str | None = None,
     ) -> tuple[Hop, ...]:
         """Hops for `blocks` between two places of a chain, with room for `lease` tokens if any has, in a precision of
-        `like` if there are, and none of `avoid` beside those that failed lately; all host the adapter whose digest is
+        `like` if there are, and none of `avoid` beside those that failed lately, or have not announced themselves
+        since if others are there; all host the adapter whose digest is
         `hosting`, if there is one. Raises MissingBlocks."""
         only = f" in {' or '.join(sorted(self.precisions))}" if self.precisions else ""
+        if not self.view.peers and self._blind is not None:
+            raise MissingBlocks(tuple(blocks), f"peers can't be looked up: {self._blind}")
         if not self.view.peers:
             raise MissingBlocks(
                 tuple(blocks),
@@ -189,8 +217,9 @@ class Client:
         )
         never = self.excluded.keys() | frozenset(avoid)
         try:
-            with suppress(MissingBlocks):
-                return plan(avoid=self.backoff.avoided() | never).hops
+            for ghosts in (self._ghosts.among(self.view.peers), frozenset()):
+                with suppress(MissingBlocks):
+                    return plan(avoid=self.backoff.avoided() | never | ghosts).hops
             # they may have come back, and somebody waits for them
             chain = plan(avoid=self.backoff.avoided(self.hopeful_seconds) | never)
         except MissingBlocks as error:
@@ -215,7 +244,22 @@ class Client:
     def time_limit(self, hops: Sequence[Hop], *, tokens: int, rows: int) -> float:
         """Seconds without any output after which a step of `tokens` tokens deserves a question."""
         predicted = self.step_seconds(hops, tokens=tokens, rows=rows)
+        return self.limits.limit((hop.peer for hop in hops), predicted, self.step_bounds)
+
+    def stuck_after(self, hops: Sequence[Hop], *, tokens: int, rows: int) -> float:
+        """Seconds for which a step may stand still although all hops answer."""
+        predicted = self.step_seconds(hops, tokens=tokens, rows=rows)
         return time_limit(predicted, floor=self.stall_floor, factor=self.stall_factor)
+
+    def answer_limit(self, hop: Hop) -> float:
+        """Seconds within which a hop that lives answers a question, if not before then at the end of a batch."""
+        return self.limits.limit((hop.peer,), hop.step(Costs().batch_tokens - 1), self.answer_bounds)
+
+    def took(self, hops: Sequence[Hop], seconds: float, *, tokens: int, rows: int) -> None:
+        """A step in which nothing went wrong came through `hops`."""
+        predicted = self.step_seconds(hops, tokens=tokens, rows=rows)
+        for hop in hops:
+            self.limits.measured(hop.peer, seconds, predicted)
 
 
 def _heard(task: "asyncio.Task[View]") -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AsyncExitStack, suppress
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from clients.auditing import Auditor
@@ -14,6 +15,7 @@ from clients.session import Session
 from clients.training.chains import TrainingChains
 from clients.training.compression import Compress
 from routing.hosting import Hosted
+from swarm.acquaintances import Acquaintances, file_of, ways_in
 from swarm.addresses import peer_of
 from swarm.checkpoint import Checkpoint
 from swarm.door import Door, knock, way_in
@@ -36,18 +38,24 @@ async def join(
     host: str = "127.0.0.1",
     port: int = 0,
     announce: Sequence[str] = (),
+    memory: Path | None = None,
 ) -> tuple[Libp2pHost, KademliaDirectory]:
     """Enter a swarm as a client, by default under an identity of the moment, that listens at `host`:`port` and tells
-    others `announce` instead; `stack` leaves it. `initial_peers` may hold an invite. Raises NetworkError,
-    AccessError."""
+    others `announce` instead; `stack` leaves it. `initial_peers` may hold an invite. `memory`: a folder that remembers
+    peers, for the day when nobody is left at those addresses. Raises NetworkError, AccessError."""
     identity = identity or Identity.ephemeral()
     addresses, invite = way_in(initial_peers)
+    seen = None if memory is None else file_of(memory, addresses)
+    if seen is not None:
+        addresses = await ways_in(addresses, seen)
     door = None if invite is None else Door(invite, identity.peer_id)
     libp2p = await Libp2pHost.start(
         identity, host=host, port=port, announce=announce, initial_peers=addresses, door=door
     )
     stack.push_async_callback(libp2p.close)
-    directory = await KademliaDirectory.start(libp2p, identity, addresses, client_mode=True)
+    directory = await KademliaDirectory.start(
+        libp2p, identity, addresses, client_mode=True, acquaintances=Acquaintances(addresses, seen)
+    )
     stack.push_async_callback(directory.close)
     if door is not None:
         await _hear(libp2p, addresses)
@@ -116,11 +124,13 @@ class Connection:
         observer: Observer | None = None,
         share_prefixes: bool = True,
         precisions: Sequence[str] = (),
+        memory: Path | None = None,
     ) -> Self:
-        """Join the swarm that `initial_peers` (multiaddresses) belong to. Raises NetworkError when none answers."""
+        """Join the swarm that `initial_peers` (multiaddresses) belong to; `memory`: see `join`. Raises NetworkError
+        when none answers."""
 
         async def enter(stack: AsyncExitStack) -> Client:
-            host, directory = await join(stack, initial_peers)
+            host, directory = await join(stack, initial_peers, memory=memory)
             client = Client(
                 host.transport,
                 directory,

@@ -126,7 +126,7 @@ class Handover:
 
     async def _feed(self, feeds: Sequence[tuple[Leg | None, Leg]], start: Positions) -> Positions:
         """Have everybody above a new leg send it what it lacks; the positions that it will get to."""
-        sources, _ = await self._chain.roll_call([a for a, _ in feeds if a is not None], self._client.ping_seconds)
+        sources, _ = await self._chain.roll_call([a for a, _ in feeds if a is not None], self._client.answer_limit)
         lengths = self._lengths()
         stands = [lengths, *(leg.rows for leg in sources)]
         goal = {row: min(stand.get(row, 0) for stand in stands) for row in start if row in lengths}
@@ -179,7 +179,7 @@ class Handover:
             self._chain.post(leg, Fork(leg.session, tuple(entries), drop, onward=False).pack())
 
     async def _roll_call(self, fresh: Sequence[Leg]) -> list[Leg]:
-        standing, _ = await self._chain.roll_call(fresh, self._client.ping_seconds)
+        standing, _ = await self._chain.roll_call(fresh, self._client.answer_limit)
         if len(standing) < len(fresh):
             raise NetworkError("a peer that was to take over does not answer any more")
         return standing

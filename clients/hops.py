@@ -34,9 +34,13 @@ Listener = Callable[["HopStream", "Message | Lost"], None]
 class HopStream:
     """A stream to one peer. `closed` tells why it ended, None while it lives."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream, on_alive: Callable[[PeerId], None]) -> None:
+        """`on_alive` is called when the peer says something after an answer of it was `missed`."""
         self.peer = stream.remote
         self.closed: str | None = None
+        self.heard = asyncio.get_running_loop().time()  # something, the last time
+        self._on_alive = on_alive
+        self._silent = False
         self._stream = stream
         self._listeners: dict[SessionId, Listener] = {}
         self._outlet = Outlet(stream, WAITING_BYTES)
@@ -69,6 +73,10 @@ class HopStream:
         for listener in listeners:
             listener(self, Lost(self.peer, reason))
 
+    def missed(self) -> None:
+        """An answer has not come in time."""
+        self._silent = True
+
     async def flush(self, seconds: float) -> None:
         """Give the writer a moment to send what was posted, for a polite goodbye."""
         with suppress(TimeoutError):
@@ -85,6 +93,10 @@ class HopStream:
         try:
             while True:
                 message = parse(await self._stream.receive())
+                self.heard = asyncio.get_running_loop().time()
+                if self._silent:
+                    self._silent = False
+                    self._on_alive(self.peer)
                 listener = self._listeners.get(message.session)
                 if listener is not None:  # else: an answer to a session that was closed meanwhile
                     listener(self, message)
@@ -97,8 +109,10 @@ class HopStream:
 class Hops:
     """The streams of one client, opened when first needed and opened anew after they ended."""
 
-    def __init__(self, transport: Transport, dial_seconds: float) -> None:
+    def __init__(self, transport: Transport, dial_seconds: float, on_alive: Callable[[PeerId], None]) -> None:
+        """`on_alive`: see HopStream."""
         self._transport = transport
+        self._on_alive = on_alive
         self._dial_seconds = dial_seconds
         self._streams: dict[PeerId, HopStream] = {}
         self._dialling: WeakValueDictionary[PeerId, asyncio.Lock] = WeakValueDictionary()  # for as long as it is used
@@ -118,7 +132,7 @@ class Hops:
     async def _dial(self, peer: PeerId, addresses: Sequence[str]) -> HopStream:
         try:
             async with asyncio.timeout(self._dial_seconds):
-                return HopStream(await self._transport.open(peer, PROTOCOL, addresses))
+                return HopStream(await self._transport.open(peer, PROTOCOL, addresses), self._on_alive)
         except TimeoutError:
             raise Unreachable(f"peer {peer} did not answer within {self._dial_seconds:g} s") from None
 

@@ -99,8 +99,9 @@ class SwarmModelForCausalLM(HostedAdapters, AssistedDecoding, PreTrainedModel, G
         without loss for `dtype`. `patience`: seconds to wait for peers when there are none for some block. `compress`:
         "sums", "int8" or "auto", for training over slow lines; the latter two round. `audit_rate`: the share of steps
         of generation that other peers compute again, where there are any, so that who computes something else is found
-        out. `cache`: where checkpoints are kept. A `connection` that is handed in is used instead of a new one, and
-        stays open when the model is closed; a `network`, which several models can share, instead of `initial_peers`.
+        out. `cache`: where checkpoints are kept, and addresses of peers that were seen. A `connection` that is handed
+        in is used instead of a new one, and stays open when the model is closed; a `network`, which several models can
+        share, instead of `initial_peers`.
         `observer` is told what happens to sessions. With `share_prefixes`, peers compute beginnings that several
         prompts have in common just once, whoever sends them; so others can tell, from the time an answer takes, that
         somebody has sent the same beginning. `precision`: of the peers that may compute, such as "fp32" or ("int8",
@@ -109,7 +110,8 @@ class SwarmModelForCausalLM(HostedAdapters, AssistedDecoding, PreTrainedModel, G
         Raises ModelError, NetworkError.
         """
         compressing = Compress.of(compress)
-        checkpoint = resolve(str(name), cache=cache or default_cache(os.environ))
+        cache = cache or default_cache(os.environ)
+        checkpoint = resolve(str(name), cache=cache)
         model = build(cls, checkpoint, dtype, head)
         model._max_positions = checkpoint.max_positions
         model._check_family()
@@ -117,7 +119,7 @@ class SwarmModelForCausalLM(HostedAdapters, AssistedDecoding, PreTrainedModel, G
             from clients.connection import Connection  # heavy: it brings the network
 
             codec = codec or NAMES.get(model.dtype, "fp32")
-            join = network.connect if network else partial(Connection.open, initial_peers=initial_peers)
+            join = network.connect if network else partial(Connection.open, initial_peers=initial_peers, memory=cache)
             opened = join(
                 checkpoint,
                 codec=codec,

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import AsyncExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -20,13 +21,14 @@ __all__ = ["Network"]
 class Network:
     """A context manager; close the connections before it. Blocking, and safe to use from many threads."""
 
-    def __init__(self, initial_peers: Sequence[str]) -> None:
-        """Join the swarm that `initial_peers` (multiaddresses) belong to. Raises NetworkError when none answers."""
+    def __init__(self, initial_peers: Sequence[str], *, memory: Path | None = None) -> None:
+        """Join the swarm that `initial_peers` (multiaddresses) belong to; `memory`: see `clients.connection.join`.
+        Raises NetworkError when none answers."""
         self._thread = LoopThread("swarm network")
         self._work = Submitted(self._thread.loop)
         self._stack = AsyncExitStack()
         try:
-            self._host, self._directory = self._work.call(join(self._stack, initial_peers))
+            self._host, self._directory = self._work.call(join(self._stack, initial_peers, memory=memory))
         except BaseException:
             self.close()
             raise

@@ -54,6 +54,7 @@ class Repair:
         self._wired: dict[SessionId, Wiring] = {}
         self._prev: dict[SessionId, PeerId] = {}  # whom each leg takes steps from
         self._strikes = 0
+        self._still = 0.0  # s for which nothing has moved though all answer, since the last strike
         self._busy = 0
         self._last = ""  # why a peer was given up, the last time
         self._unproven = True  # no output has come since the chain was last changed
@@ -62,10 +63,11 @@ class Repair:
     def progress(self) -> None:
         """An output came: every hop of the chain works, and all is forgiven."""
         self._strikes = self._busy = 0
+        self._still = 0.0
         if self._unproven:
             self._unproven = False
             for leg in self._chain.legs:
-                self._client.backoff.forgive(leg.peer)
+                self._client.works(leg.peer)
 
     async def reserve(self, tokens: int) -> bool:
         """See `Session.reserve`."""
@@ -83,7 +85,7 @@ class Repair:
     async def _lease_of(self, leg: Leg) -> bool:
         """Tell a hop what the lease is now; whether it agrees. What else an Open says is said as it is."""
         frame = replace(self._opening(self._wired[leg.session]), sent={}).pack()
-        return isinstance(await self._chain.ask(leg, frame, self._client.ping_seconds), Ready)
+        return isinstance(await self._chain.ask(leg, frame, self._client.answer_limit(leg.hop)), Ready)
 
     def _opening(self, wiring: Wiring) -> Open:
         client, leg = self._client, wiring.leg
@@ -136,10 +138,11 @@ class Repair:
             return Trouble(f"peer {leg.peer} has no room: {message.message}", drop=(leg.session,), ban=(leg.peer,))
         return Trouble(f"peer {leg.peer} has no room: {message.message}", wait=message.retry_after)
 
-    async def stalled(self, waited: float, lengths: Mapping[RowId, int]) -> Trouble | None:
-        """Nothing came for `waited` seconds. None: somebody is still working on it."""
+    async def stalled(self, waited: float, patience: float, lengths: Mapping[RowId, int]) -> Trouble | None:
+        """Nothing came for `waited` seconds. None: somebody is still working on it. Who does not answer is given up
+        now; that nothing moves though all answer is borne for `patience` seconds."""
         legs = self._chain.legs
-        living, queues = await self._chain.roll_call(legs, self._client.ping_seconds)
+        living, queues = await self._chain.roll_call(legs, self._client.answer_limit)
         silent = [leg for leg in legs if leg.session not in {alive.session for alive in living}]
         if silent:
             names = ", ".join(leg.peer for leg in silent)
@@ -147,11 +150,13 @@ class Repair:
             return Trouble(f"no answer from {names}", drop=drop, ban=ban)
         stands = [leg.rows for leg in living]
         moved, self._stood = stands != self._stood, stands
-        if moved:
+        self._still = 0.0 if moved else self._still + waited
+        if moved or self._still < patience:
             return None
+        still, self._still = self._still, 0.0
         self._strikes += 1
         if self._strikes == 1:
-            return Trouble(f"nothing moved for {waited:.1f} s; everything is sent again")
+            return Trouble(f"nothing moved for {still:.1f} s; everything is sent again")
         stuck = _first_behind(living, lengths)
         if queues.get(stuck.session, 0) and self._strikes < PATIENT_STALLS:
             return None
@@ -241,7 +246,7 @@ class Repair:
     def _note(self, trouble: Trouble) -> None:
         for peer in trouble.ban:
             self._last = trouble.reason
-            self._client.backoff.fail(peer)
+            self._client.failed(peer)
             self._tell(PeerLost(peer, trouble.reason))
 
     async def _attempt(
@@ -281,7 +286,7 @@ class Repair:
         for leg in hopeful:
             for fork in forks:
                 self._chain.post(leg, replace(fork, session=leg.session, onward=False).pack())
-        living, _ = await self._chain.roll_call(hopeful, self._client.ping_seconds)
+        living, _ = await self._chain.roll_call(hopeful, self._client.answer_limit)
         for leg in hopeful:
             if leg.session not in {alive.session for alive in living}:
                 dead.add(leg.session)
@@ -365,7 +370,7 @@ class Repair:
             if wiring.leg in changed:
                 self._chain.post(wiring.leg, Relink(wiring.leg.session, prev=wiring.prev).pack())
                 self._prev[wiring.leg.session] = wiring.prev
-        heard, _ = await self._chain.roll_call(changed, self._client.ping_seconds)
+        heard, _ = await self._chain.roll_call(changed, self._client.answer_limit)
         silent = {leg.session for leg in changed} - {leg.session for leg in heard}
         if silent:
             dead |= silent

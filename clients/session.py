@@ -236,15 +236,24 @@ class Session:
 
     async def _collect(self, tokens: int, rows: int) -> None:
         """Wait until the step's outputs are here, mending whatever breaks."""
+        client, loop = self._client, asyncio.get_running_loop()
+        started, smooth, questions = loop.time(), not self._pending.done, 0
         while not self._pending.done:
-            limit = self._client.time_limit(self.chain.hops, tokens=tokens, rows=rows)
+            hops = self.chain.hops
+            limit = client.time_limit(hops, tokens=tokens, rows=rows)
+            patience = max(limit, client.stuck_after(hops, tokens=tokens, rows=rows))
+            wait = min(limit * 2.0**questions, patience)
             try:
-                async with asyncio.timeout(limit):
+                async with asyncio.timeout(wait):
                     trouble = self._heed(await self.chain.next_event())
             except TimeoutError:
-                trouble = await self._repair.stalled(limit, self._lengths)
+                questions += 1
+                trouble = await self._repair.stalled(wait, patience, self._lengths)
             if trouble is not None:
+                smooth = False
                 await self._mend(trouble)
+        if smooth:
+            client.took(self.chain.hops, loop.time() - started, tokens=tokens, rows=rows)
 
     def _heed(self, event: tuple[int, Message | Trouble]) -> Trouble | None:
         """What an event means; None when all is well."""

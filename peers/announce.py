@@ -12,6 +12,7 @@ from typing import Any
 
 from swarm.directory import Directory
 from swarm.errors import NetworkError, RecordError
+from swarm.passing import pass_time
 from swarm.record import PeerRecord, PeerState
 from swarm.sealing import CLOCK_TOLERANCE
 
@@ -136,11 +137,7 @@ class Announcer:
             raise NetworkError(f"no answer within {patience:.0f} s") from None
 
     async def _pause(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._changed.wait()
-        except TimeoutError:
-            pass
+        await pass_time(seconds, woken=self._changed, clock=self._clock)
 
 
 def _later(now: float, last: float) -> float:

@@ -372,7 +372,7 @@ class InlineLink(ExecutorLink):
     ) -> None:
         self._make_engine = make_engine
         self._engine: InlineEngine | None = make_engine()
-        self._step_seconds = step_seconds
+        self.step_seconds = step_seconds
         self._expire_seconds = expire_seconds
         self._frames: deque[tuple[PeerId, bytes]] = deque()
         self._news = asyncio.Event()
@@ -399,7 +399,7 @@ class InlineLink(ExecutorLink):
             frames = engine.outgoing()
             try:
                 if worked:
-                    await asyncio.sleep(self._step_seconds)
+                    await asyncio.sleep(self.step_seconds)
             finally:
                 if engine is self._engine:  # else it was killed meanwhile, and says nothing any more
                     self._frames.extend(frames)

@@ -29,6 +29,7 @@ from peers.settings import ServeSettings
 from peers.span_memory import kv_bytes_per_token, span_bytes
 from peers.thanks import ThanksBook, thanks_path
 from peers.watch import View, Watch
+from swarm.acquaintances import Acquaintances, file_of, ways_in
 from swarm.checkpoint import Checkpoint, resolve
 from swarm.door import Door
 from swarm.dtypes import DTYPES
@@ -73,6 +74,9 @@ async def volunteer(settings: ServeSettings, view: View) -> None:
         stack.callback(watch.close)
         _log.info("identity %s from %s", identity.peer_id, path)
         plan = await _plan(settings)
+        seen = file_of(settings.data, settings.initial_peers) if settings.initial_peers else None
+        if seen is not None:
+            settings = replace(settings, initial_peers=await ways_in(settings.initial_peers, seen))
         door = _door(settings, identity)
         port = stack.enter_context(hold_port(settings.host, settings.port, settings.data))
         host = await arrive(settings, identity, port, door)
@@ -84,6 +88,7 @@ async def volunteer(settings: ServeSettings, view: View) -> None:
             settings.initial_peers,
             client_mode=host.relayed,  # who reads the DHT should not have to go through a relay for it
             new_swarm=settings.new_swarm,
+            acquaintances=Acquaintances(settings.initial_peers, seen),
         )
         stack.push_async_callback(directory.close)
 

@@ -1,5 +1,8 @@
 """The real directory: hivemind's Kademlia DHT, in this process' own event loop, over the same libp2p host.
 
+A node forgets a neighbour that does not answer once, and never asks again; so two halves of a network that was parted
+would stay two swarms. Here each node now and then looks for those it has known (`touch`).
+
 A record lies under two keys, its model's and an index of all, with its peer id as the subkey; a presence
 under its run's key alone. Every node checks what it is asked to keep (`Guard`); every reader checks again, entry by
 entry, whatever the nodes it asked have answered.
@@ -9,6 +12,8 @@ The DHT keeps the value whose expiration is later. So what we give it as expirat
 """
 
 import asyncio
+import logging
+import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
@@ -26,8 +31,10 @@ from hivemind.p2p.p2p_daemon_bindings.utils import P2PDaemonError, P2PHandlerErr
 from hivemind.proto import dht_pb2
 from hivemind.utils import MSGPackSerializer
 
+from swarm.acquaintances import Acquaintances
 from swarm.addresses import peer_of
 from swarm.authorizer import Authorizer
+from swarm.clocks import CLOCK_LIMIT, clock_trouble
 from swarm.directory import Directory
 from swarm.door import Door, knock
 from swarm.errors import NetworkError, ProtocolError, RecordError, UsageError, WireError
@@ -35,6 +42,8 @@ from swarm.identity import Identity
 from swarm.ids import Digest, PeerId
 from swarm.invites import MAX_PASS, Role
 from swarm.libp2p import Libp2pHost
+from swarm.messages import Contact
+from swarm.passing import pass_time
 from swarm.record import Announced, PeerRecord, Presence
 from swarm.sealing import (
     MAX_LIFETIME,
@@ -52,9 +61,11 @@ from swarm.unpacking import unpack
 
 __all__ = ["CLOCK_LIMIT", "Guard", "KademliaDirectory", "clock_offset"]
 
-CLOCK_LIMIT = 3.0  # seconds by which clocks may differ; hivemind lets nobody join beyond it
+TOUCH_SECONDS = 30.0  # between looks for peers that were known, and are not among a node's neighbours any more
 
 A = TypeVar("A", PeerRecord, Presence)
+
+_log = logging.getLogger(__name__)
 
 _INDEX = "swarm/1/peers"
 _REPLICAS = 5  # nodes that keep each key
@@ -63,6 +74,7 @@ _MAX_FOUND = 8192  # of all answers, as many of each
 _MAX_OPENED = 32_768  # whose signatures are remembered, good or not
 _AT_A_TIME = 32  # signatures that are checked before others have a turn
 _MAX_VALUE = MAX_RECORD + MAX_PASS + 32  # bytes of a sealed record, and perhaps a pass, in hivemind's packing
+_GREETINGS = 3  # peers that are looked for at a time, and asked for the time of day
 _PARALLEL = 64  # calls to other nodes at once
 _QUESTIONS = 20.0  # a second that one peer is answered; who takes part asks a few at a time, and then rests
 _AT_ONCE = 100.0
@@ -164,13 +176,24 @@ class Guard(RecordValidatorBase):  # type: ignore[misc]  # hivemind is untyped
 class KademliaDirectory(Directory):
     """Made by `start`. `limit`: seconds for one announcing or reading."""
 
-    def __init__(self, host: Libp2pHost, identity: Identity, node: DHTNode, guard: Guard, limit: float) -> None:
+    def __init__(
+        self,
+        host: Libp2pHost,
+        identity: Identity,
+        node: DHTNode,
+        guard: Guard,
+        limit: float,
+        acquaintances: Acquaintances,
+    ) -> None:
         self.closed = False
+        self.acquaintances = acquaintances
+        self.clock_trouble: str | None = None  # what was wrong with this machine's clock when others were last asked
         self._host = host
         self._identity = identity
         self._node = node
         self._guard = guard
         self._limit = limit
+        self._touching = asyncio.create_task(self._keep_in_touch(), name="keeping in touch")
 
     @classmethod
     async def start(
@@ -183,8 +206,10 @@ class KademliaDirectory(Directory):
         new_swarm: bool = False,
         call_timeout: float = 3.0,
         limit: float = 20.0,
+        acquaintances: Acquaintances | None = None,
     ) -> Self:
         """Join the DHT through `initial_peers` (multiaddresses, one of which has to answer), or begin a new one.
+        `acquaintances`: where to note who is met, by default in memory alone.
 
         `client_mode`: read, and keep nothing for others. `call_timeout`: seconds that one node gets for an answer.
         Raises NetworkError when nobody answers, can reach us back, or shares our idea of time, AccessError when a
@@ -217,7 +242,7 @@ class KademliaDirectory(Directory):
         node.protocol.storage, node.protocol.cache = Shelves(), NoCache()
         node.protocol.serializer = PlainSerializer
         _limit_questions(host)
-        return cls(host, identity, node, guard, limit)
+        return cls(host, identity, node, guard, limit, acquaintances or Acquaintances(initial_peers))
 
     async def announce(self, record: PeerRecord) -> None:
         await self._put(record, seal(record, self._identity))
@@ -227,7 +252,11 @@ class KademliaDirectory(Directory):
 
     async def read(self, model: Digest | None = None) -> tuple[PeerRecord, ...]:
         found = await self._found(_key(model))
-        return _newest(r for r in found if isinstance(r, PeerRecord) and model in (None, r.model))
+        live = _newest(r for r in found if isinstance(r, PeerRecord) and model in (None, r.model))
+        for record in live:
+            if record.peer != self._identity.peer_id:
+                self.acquaintances.saw(record.contact)
+        return live
 
     async def present(self, run: PeerId) -> tuple[Presence, ...]:
         found = await self._found(_run_key(run))
@@ -237,6 +266,10 @@ class KademliaDirectory(Directory):
         if self.closed:
             return
         self.closed = True
+        self._touching.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._touching
+        self.acquaintances.save()
         if self._host.alive:
             await self._host.run(self._node.shutdown(), self._limit, "leaving the DHT")
 
@@ -246,7 +279,9 @@ class KademliaDirectory(Directory):
         storing = asyncio.gather(*(self._store(key, record, self._guard.value(sealed)) for key in _keys(record)))
         taken = await self._host.run(storing, self._limit, "announcing")
         if not all(taken) and not await self._is_known(record):
-            raise NetworkError(f"no node of the DHT took the record of {record.peer}; is this machine's clock right?")
+            await self._compare_clocks()
+            why = self.clock_trouble or "is this machine's clock right?"
+            raise NetworkError(f"no node of the DHT took the record of {record.peer}; {why}")
 
     async def _is_known(self, record: Announced) -> bool:
         """Whether the DHT has it all the same: no node takes a record twice, nor one older than what it has."""
@@ -291,7 +326,76 @@ class KademliaDirectory(Directory):
             except ProtocolError:
                 continue
             found.append(record)
+        if sealed and not any(record.expires > now for record in found):
+            await self._compare_clocks()
+            if self.clock_trouble is not None:
+                raise NetworkError(self.clock_trouble)
         return found
+
+    # --- keeping in touch ---
+
+    async def _keep_in_touch(self) -> None:
+        while True:
+            await pass_time(TOUCH_SECONDS * (0.5 + random.random() / 2))  # not all at once
+            with suppress(NetworkError):  # whoever reads or announces hears of it
+                await self.touch()
+                self.acquaintances.save()
+
+    async def touch(self) -> int:
+        """Look for a few of those who were known and are not among our neighbours now, and see whether our clock is
+        right; how many were found. Raises NetworkError when the daemon has gone."""
+        self._check_open()
+        lost = [one for one in self.acquaintances.contacts() if not self._is_neighbour(one.peer)]
+        tried = random.sample(lost, min(_GREETINGS, len(lost)))
+        met = await self._host.run(asyncio.gather(*map(self._meet, tried)), self._limit, "looking for peers")
+        await self._compare_clocks()
+        return sum(met)
+
+    def _is_neighbour(self, peer: PeerId) -> bool:
+        own = peer == self._identity.peer_id
+        return own or self._node.protocol.routing_table.get(peer_id=PeerID.from_base58(peer)) is not None
+
+    async def _meet(self, contact: Contact) -> bool:
+        try:
+            await self._host.open_transport.dial(contact.peer, contact.addresses)
+        except NetworkError:
+            return False
+        return await self._greet(PeerID.from_base58(contact.peer)) is not None
+
+    async def _compare_clocks(self) -> None:
+        """Ask a few neighbours what time it is; what follows is said in the log when it is news."""
+        neighbours = [peer for _, peer in self._neighbours()]
+        asked = random.sample(neighbours, min(_GREETINGS, len(neighbours)))
+        if not asked:
+            return
+        call = asyncio.gather(*map(self._greet, asked))
+        answers = await self._host.run(call, self._limit, "asking for the time")
+        before, self.clock_trouble = self.clock_trouble, clock_trouble([one for one in answers if one is not None])
+        if self.clock_trouble is not None and before is None:
+            _log.warning("%s", self.clock_trouble)
+        elif self.clock_trouble is None and before is not None:
+            _log.info("this machine's clock is right again")
+
+    def _neighbours(self) -> list[tuple[DHTID, PeerID]]:
+        table = self._node.protocol.routing_table
+        found: list[tuple[DHTID, PeerID]] = table.get_nearest_neighbors(self._node.node_id, 4 * _REPLICAS)
+        return [(node, peer) for node, peer in found if peer != self._node.peer_id]
+
+    async def _greet(self, peer: PeerID) -> float | None:
+        """Make `peer` a neighbour, and us one of its; the seconds by which its clock is ahead. None: no answer."""
+        protocol = self._node.protocol
+        request = dht_pb2.PingRequest(peer=protocol.node_info, validate=False)
+        asked = time.time()
+        try:
+            async with protocol.rpc_semaphore:
+                response = await protocol.get_stub(peer).rpc_ping(request, timeout=protocol.wait_timeout)
+        except (TimeoutError, OSError, P2PDaemonError, P2PHandlerError):
+            return None
+        if response is None or len(response.peer.node_id) != DHTID.HASH_NBYTES:  # a private swarm turns us away
+            return None
+        await protocol.update_routing_table(DHTID.from_bytes(response.peer.node_id), peer)
+        self._node.blacklist.register_success(peer)
+        return float(response.dht_time) - (asked + time.time()) / 2 if response.dht_time else 0.0
 
     async def _sealed(self, key: DHTID) -> list[bytes]:
         """All that the nodes nearest to the key have under it. `DHTNode.get` would do with the answer of whichever

@@ -47,6 +47,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._now
 
+    def sleep_through(self, seconds: float) -> None:
+        """Time passes in which nothing here runs, as while a process is stopped."""
+        self._now += seconds
+
     def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:
         future = super().run_in_executor(executor, func, *args)
         self._threads += 1

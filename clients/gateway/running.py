@@ -38,7 +38,7 @@ def run(settings: GatewaySettings, sock: socket.socket, show: Show, *, stop_with
     UsageError, NetworkError."""
     own = read_adapters(settings.adapters, settings.models, cache=settings.cache) if settings.models else {}
     with ExitStack() as stack:
-        network = stack.enter_context(Network(settings.initial_peers))
+        network = stack.enter_context(Network(settings.initial_peers, memory=settings.cache))
         names = settings.models
         if not names:
             names = choose_models(network.records(), settings.cache)

@@ -190,7 +190,7 @@ class TrainingChains:
         try:
             return await asyncio.shield(task)
         except (HopLost, Unreachable):
-            self._client.backoff.fail(hop.peer)
+            self._client.failed(hop.peer)
             raise
         except Busy as error:
             self._client.backoff.rest(hop.peer, error.retry_after)

@@ -299,7 +299,7 @@ class TrainingHop:
         if isinstance(message, Pong) and message.nonce == DELAY_NONCE and self._asked is not None:
             self._round_trip, self._asked = self._heard - self._asked, None
         elif isinstance(message, Lost):
-            self._client.backoff.fail(self.hop.peer)
+            self._client.failed(self.hop.peer)
             self._open_with(StreamClosed(message.reason))
             self.end(f"lost peer {self.hop.peer}: {message.reason}")
         elif not self._opening.done():
@@ -324,7 +324,7 @@ class TrainingHop:
         if fault.code is FaultCode.REFUSED:
             self.refusal = HopError(fault.code, f"peer {self.hop.peer} refused: {fault.message}")
         elif fault.code is not FaultCode.UNKNOWN_SESSION:
-            self._client.backoff.fail(self.hop.peer)
+            self._client.failed(self.hop.peer)
         self.end(f"peer {self.hop.peer} says: {fault.message}")
 
     def _open_with(self, error: Exception) -> None:
@@ -332,7 +332,7 @@ class TrainingHop:
             self._opening.set_exception(error)
 
     def _gives_up(self, why: str) -> HopLost:
-        self._client.backoff.fail(self.hop.peer)
+        self._client.failed(self.hop.peer)
         self.end(f"peer {self.hop.peer}: {why}")
         return HopLost(self.lost)
 

@@ -156,7 +156,7 @@ def test_peers_keep_the_tokens_that_were_right_and_no_others(
     def look(_: int) -> None:
         if connection.sessions:
             chain = connection.sessions[0].chain
-            legs, _ = connection.run(chain.roll_call(chain.legs, 1.0))
+            legs, _ = connection.run(chain.roll_call(chain.legs, lambda _: 1.0))
             assert len(legs) == HOPS
             assert all(leg.rows == legs[0].rows for leg in legs)
             standing.append(dict(legs[0].rows))

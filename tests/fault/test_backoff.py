@@ -53,11 +53,11 @@ def test_wait_may_be_cut_short_and_rest_may_not() -> None:
     assert backoff.avoided(most=5.0) == {"alice", "bob"}
 
 
-def test_a_success_forgives() -> None:
+def test_a_success_ends_the_wait() -> None:
     backoff: Backoff[str] = Backoff(Clock())
     backoff.fail("alice")
     backoff.fail("bob")
-    backoff.forgive("alice")
+    backoff.works("alice")
     assert backoff.avoided() == {"bob"}
 
 
@@ -79,5 +79,32 @@ def test_resting_is_no_failure() -> None:
     assert backoff.avoided() == {"alice"}
     clock.now += 5.0
     assert backoff.avoided() == frozenset()
+    backoff.fail("alice")
+    assert backoff.next_release() == 2.0
+
+
+def test_who_fails_again_just_after_it_came_back_is_left_alone_for_longer() -> None:
+    clock = Clock()
+    backoff: Backoff[str] = Backoff(clock, base=2.0, ceiling=100.0)
+    for wait in (2.0, 4.0, 8.0):
+        backoff.fail("alice")
+        assert backoff.next_release() == wait
+        clock.now += wait / 2
+        backoff.works("alice")
+        assert backoff.avoided() == frozenset()
+        clock.now += wait / 2
+
+
+def test_working_for_as_long_as_the_wait_was_forgives() -> None:
+    clock = Clock()
+    backoff: Backoff[str] = Backoff(clock, base=2.0, ceiling=100.0)
+    backoff.fail("alice")
+    clock.now += 2.0
+    backoff.fail("alice")
+    clock.now += 4.0
+    backoff.works("alice")
+    assert backoff.failures("alice") == 2
+    clock.now += 4.0
+    assert backoff.failures("alice") == 0
     backoff.fail("alice")
     assert backoff.next_release() == 2.0

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +21,7 @@ from swarm.errors import NetworkError, UsageError
 from swarm.identity import Identity
 from swarm.kademlia import KademliaDirectory
 from swarm.libp2p import Libp2pHost
+from swarm.messages import Contact
 from swarm.record import PeerRecord
 from swarm.sealing import MAX_LIFETIME, MAX_RECORD, seal, seal_presence
 from tests.swarm.records import MODEL, OTHER_MODEL, presence_of, record_of
@@ -362,3 +363,61 @@ async def test_records_survive_the_node_that_announced_them(swarm: Swarm) -> Non
         await directory.announce(record)
         await directory.close()
     assert record in await swarm.bob.read(OTHER_MODEL)
+
+
+async def node(stack: AsyncExitStack, addresses: Sequence[str]) -> tuple[Identity, KademliaDirectory, tuple[str, ...]]:
+    """One more, that joins through `addresses` or begins a swarm."""
+    identity = Identity.ephemeral()
+    host = await stack.enter_async_context(await Libp2pHost.start(identity, initial_peers=addresses))
+    directory = await KademliaDirectory.start(host, identity, addresses, new_swarm=not addresses)
+    stack.push_async_callback(directory.close)
+    return identity, directory, await host.transport.addresses()
+
+
+async def test_a_swarm_goes_on_without_the_peers_it_began_with() -> None:
+    async with AsyncExitStack() as stack, AsyncExitStack() as first:
+        _, _, addresses = await node(first, ())
+        ada, adas, way_to_ada = await node(stack, addresses)
+        _, bobs, _ = await node(stack, addresses)
+        await first.aclose()
+        record = record_of(ada.peer_id)
+        await adas.announce(record)
+        assert record in await bobs.read(MODEL)
+        with pytest.raises(NetworkError, match="initial peers"):
+            await node(stack, addresses)
+        _, late, _ = await node(stack, way_to_ada)
+        assert record in await late.read(MODEL)
+
+
+async def test_two_halves_that_know_of_each_other_become_one() -> None:
+    async with AsyncExitStack() as stack:
+        ada, adas, addresses = await node(stack, ())
+        bob, bobs, _ = await node(stack, ())
+        records = record_of(ada.peer_id), record_of(bob.peer_id)
+        await adas.announce(records[0])
+        await bobs.announce(records[1])
+        assert await bobs.read(MODEL) == (records[1],)
+        bobs.acquaintances.saw(Contact(ada.peer_id, addresses))
+        assert await bobs.touch() == 1
+        assert set(await bobs.read(MODEL)) == set(records)
+        assert set(await adas.read(MODEL)) == set(records)
+        assert bobs.clock_trouble is None
+        assert await bobs.touch() == 0, "nobody is lost any more"
+
+
+async def test_a_clock_that_goes_wrong_while_a_node_runs_is_said_in_words(caplog: pytest.LogCaptureFixture) -> None:
+    async def ping(_: dht_pb2.PingRequest, __: P2PContext) -> dht_pb2.PingResponse:
+        return dht_pb2.PingResponse(peer=dht_pb2.NodeInfo(node_id=other_id), dht_time=time.time() + 7200)
+
+    other_id = DHTID.generate().to_bytes()
+    async with AsyncExitStack() as stack:
+        ada, adas, _ = await node(stack, ())
+        other = await stack.enter_async_context(await Libp2pHost.start(Identity.ephemeral()))
+        await other.p2p.add_protobuf_handler("DHTProtocol.rpc_ping", ping, dht_pb2.PingRequest)
+        adas.acquaintances.saw(Contact(other.peer_id, await other.transport.addresses()))
+        await adas.touch()
+        assert "2.0 hours behind" in caplog.text
+        key, late = MODEL_KEY, record_of(BOB.peer_id, issued=time.time() + 7200, expires=time.time() + 7260)
+        adas._node.protocol.storage.store_subkey(key, BOB.peer_id, packed(seal(late, BOB)), FOREVER)
+        with pytest.raises(NetworkError, match="2.0 hours behind .* set it right"):
+            await adas.read(MODEL)
