@@ -126,8 +126,9 @@ class Client:
             records = [record for record in records if record.precision in self.precisions]
         view = View.of(records, model=self.model.digest, num_blocks=self.model.num_blocks, now=time.time())
         before = {record.peer for record in self.view.peers if record.state is PeerState.ONLINE}
+        known = before | self._ghosts.among(view.peers)
         for record in view.peers:
-            if record.state is PeerState.ONLINE and record.peer not in before:
+            if record.state is PeerState.ONLINE and record.peer not in known:
                 self.backoff.forgive(record.peer)  # whatever failed, it has begun anew since
         return view
 

@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from math import inf
 from pathlib import Path
 
 from swarm import atomic
@@ -23,9 +24,11 @@ __all__ = ["Acquaintances", "file_of", "ways_in"]
 
 MOST_KNOWN = 256  # peers
 MOST_KEPT = 32  # of these in the file, those seen last
+MOST_FILES = 16  # in a folder: of the swarms that were joined last
 MOST_ADDRESSES = 4  # of each
 MOST_CHARACTERS = 256  # of an address
 STALE_SECONDS = 14 * 24 * 3600.0  # after which an entry is dropped
+SAVE_SECONDS = 3600.0  # after which what is the same is written again, since it was seen since
 MOST_BYTES = 1 << 17  # of a file that is read
 CONNECT_SECONDS = 4.0
 
@@ -51,6 +54,7 @@ class Acquaintances:
         self._clock = clock
         self._given = _by_peer(given)
         self._seen: dict[PeerId, tuple[float, tuple[str, ...]]] = {}  # when, and where; the latest is last
+        self._saved: tuple[float, frozenset[Contact]] = (-inf, frozenset())
         if path is not None:
             self._read(path)
 
@@ -71,12 +75,15 @@ class Acquaintances:
 
     def save(self) -> None:
         """For the next process; where it can't be written, that is said once in the log and nothing else."""
-        if self._path is None:
-            return
         last = list(self._seen.items())[-MOST_KEPT:]
+        now, who = self._clock(), frozenset(Contact(peer, addresses) for peer, (_, addresses) in last)
+        if self._path is None or (who == self._saved[1] and now < self._saved[0] + SAVE_SECONDS):
+            return
+        self._saved = now, who
         text = json.dumps([[peer, when, addresses] for peer, (when, addresses) in last])
         try:
             atomic.write_file(self._path, text.encode())
+            _prune(self._path.parent)
         except OSError as error:
             _log.warning("the peers that were seen can't be kept for the next start: %s", error)
             self._path = None
@@ -123,6 +130,12 @@ async def _answers(address: str) -> bool:
     with suppress(OSError):
         await writer.wait_closed()
     return True
+
+
+def _prune(folder: Path) -> None:
+    """Raises OSError."""
+    for old in sorted(folder.glob("*.json"), key=lambda file: -file.stat().st_mtime)[MOST_FILES:]:
+        old.unlink(missing_ok=True)
 
 
 def _by_peer(addresses: Iterable[str]) -> dict[PeerId, tuple[str, ...]]:

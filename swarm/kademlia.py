@@ -389,7 +389,7 @@ class KademliaDirectory(Directory):
         try:
             async with protocol.rpc_semaphore:
                 response = await protocol.get_stub(peer).rpc_ping(request, timeout=protocol.wait_timeout)
-        except (TimeoutError, OSError, P2PDaemonError, P2PHandlerError):
+        except (TimeoutError, OSError, EOFError, P2PDaemonError, P2PHandlerError):
             return None
         if response is None or len(response.peer.node_id) != DHTID.HASH_NBYTES:  # a private swarm turns us away
             return None

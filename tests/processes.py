@@ -48,7 +48,10 @@ class ServePeer(ServeProcess):
         super().__init__(
             [str(model), *PLAIN, f"--host={host}", f"--identity-path={self.identity}", *entry, *span, *options],
             name=name,
-            environment={"OMP_NUM_THREADS": THREADS, "XDG_STATE_HOME": self._home.name},
+            environment={
+                "OMP_NUM_THREADS": THREADS,
+                **dict.fromkeys(("XDG_STATE_HOME", "XDG_DATA_HOME"), self._home.name),
+            },
             command=[*prefix, sys.executable, "-m", "swarm", "serve"],
         )
 

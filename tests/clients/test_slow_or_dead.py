@@ -178,3 +178,54 @@ def test_what_comes_while_a_client_was_stopped_is_looked_at_before_anybody_is_gi
         await session.close()
 
     in_swarm(checkpoint, play)
+
+
+HOUR = 3600.0
+
+
+def test_a_client_that_slept_for_an_hour_goes_on_with_the_same_outputs(
+    checkpoint: Checkpoint, reference: Reference
+) -> None:
+    async def play(swarm: MemorySwarm) -> None:
+        await swarm.add("a", Span(0, 2))
+        await swarm.add("b", Span(2, 4))
+        client = await swarm.client()
+        session = await swarm.session(client, reference)
+        row, expected = session.new_row(), reference.outputs(PROMPT)
+        await feed(session, reference, {row: PROMPT[:30]})
+        swarm.network.hang(PeerId("client"))
+        await asyncio.sleep(HOUR)
+        assert [member.engine.stats().sessions for member in swarm.members.values()] == [0, 0], "peers keep nothing"
+        swarm.network.resume(PeerId("client"))
+        outputs = await feed(session, reference, {row: PROMPT[30:]})
+        assert torch.allclose(outputs, expected[30:], atol=1e-4, rtol=1e-4)
+        assert not client.backoff.avoided(), "nobody is blamed"
+        await session.close()
+
+    in_swarm(checkpoint, play)
+
+
+def test_a_peer_that_sleeps_for_an_hour_is_gone_around_and_keeps_no_session(
+    checkpoint: Checkpoint, reference: Reference
+) -> None:
+    async def play(swarm: MemorySwarm) -> None:
+        await swarm.add("a", Span(0, 4))
+        client = await swarm.client()
+        session = await swarm.session(client, reference)
+        row, expected = session.new_row(), reference.outputs(PROMPT)
+        await feed(session, reference, {row: PROMPT[:30]})
+        await swarm.add("spare", Span(0, 4))
+        swarm.network.hang(PeerId("a"))
+        outputs = await feed(session, reference, {row: PROMPT[30:]})
+        assert torch.allclose(outputs, expected[30:], atol=1e-4, rtol=1e-4)
+        await asyncio.sleep(HOUR)
+        swarm.network.resume(PeerId("a"))
+        await asyncio.sleep(1.0)
+        assert swarm.members["a"].engine.stats().sessions == 0
+        swarm.announce("a", Span(0, 4))
+        client.exclude(PeerId("spare"), "is not to be used")
+        await client.refresh()
+        assert client.plan(Span(0, 4), source=client.me.peer, sink=client.me.peer)[0].peer == "a"
+        await session.close()
+
+    in_swarm(checkpoint, play)

@@ -195,3 +195,21 @@ async def test_waiting_for_an_announcement_ends_when_it_was_made_or_takes_too_lo
         directory.storm_until = float("inf")
         announcer.change(state=PeerState.JOINING)
         assert not await announcer.announced()
+
+
+def test_a_machine_that_slept_announces_itself_as_soon_as_it_wakes() -> None:
+    async def play() -> None:
+        directory, asleep = Weather(), 0.0
+        announcer = Announcer(
+            directory, RECORD, lambda: Load(cache_left=1000, queue=0), timing=TIMING, clock=lambda: unix_time() + asleep
+        )
+        directory.inner = MemoryDirectory({}, clock=lambda: unix_time() + asleep)
+        task = asyncio.create_task(announcer.run())
+        await asyncio.sleep(7.0)
+        assert len(directory.taken) == 1
+        asleep = 3600.0
+        await asyncio.sleep(5.1)
+        assert len(directory.taken) == 2
+        task.cancel()
+
+    run_virtual(play())

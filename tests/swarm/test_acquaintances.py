@@ -2,11 +2,12 @@
 
 import asyncio
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from swarm.acquaintances import MOST_KEPT, MOST_KNOWN, STALE_SECONDS, Acquaintances, file_of, ways_in
+from swarm.acquaintances import MOST_FILES, MOST_KEPT, MOST_KNOWN, STALE_SECONDS, Acquaintances, file_of, ways_in
 from swarm.identity import Identity
 from swarm.ids import PeerId
 from swarm.messages import Contact
@@ -71,6 +72,16 @@ def test_memory_and_file_are_bounded_and_hold_the_latest(tmp_path: Path) -> None
 def test_a_file_that_makes_no_sense_counts_as_none(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "seen").write_bytes(content)
     assert Acquaintances((at(ADA),), tmp_path / "seen").contacts() == (Contact(ADA, (at(ADA),)),)
+
+
+def test_a_folder_keeps_the_files_of_the_latest_swarms(tmp_path: Path) -> None:
+    for number in range(MOST_FILES + 5):
+        file = file_of(tmp_path, (f"/p2p/{number}",))
+        Acquaintances((), file).save()
+        os.utime(file, (number, number))
+    Acquaintances((), file).save()
+    assert len(list((tmp_path / "seen").iterdir())) == MOST_FILES
+    assert file.exists()
 
 
 def test_addresses_of_others_in_a_record_are_not_taken() -> None:
