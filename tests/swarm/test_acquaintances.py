@@ -68,6 +68,7 @@ def test_memory_and_file_are_bounded_and_hold_the_latest(tmp_path: Path) -> None
         json.dumps([[ADA, 2e9, [at(BOB)]]]).encode(),
         b"[" * 100_000,
     ],
+    ids=["empty", "no text", "no entries", "no list", "no time", "no address", "another's address", "too deep"],
 )
 def test_a_file_that_makes_no_sense_counts_as_none(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "seen").write_bytes(content)
