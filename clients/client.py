@@ -54,7 +54,7 @@ class Client:
     # for the outputs of a step, after which its hops are asked; a question costs little
     step_bounds = Bounds(floor=0.4, cold_floor=1.5, ceiling=300.0, unknown=4.0)
     # for the answer to a question, after which a hop counts as dead; that costs much where it was only slow
-    answer_bounds = Bounds(floor=1.0, cold_floor=3.0, ceiling=30.0, unknown=12.0)
+    answer_bounds = Bounds(floor=1.5, cold_floor=3.0, ceiling=30.0, unknown=12.0)
 
     def __init__(
         self,
