@@ -407,7 +407,7 @@ async def test_two_halves_that_know_of_each_other_become_one() -> None:
 
 async def test_a_clock_that_goes_wrong_while_a_node_runs_is_said_in_words(caplog: pytest.LogCaptureFixture) -> None:
     async def ping(_: dht_pb2.PingRequest, __: P2PContext) -> dht_pb2.PingResponse:
-        return dht_pb2.PingResponse(peer=dht_pb2.NodeInfo(node_id=other_id), dht_time=time.time() + 7200)
+        return dht_pb2.PingResponse(peer=dht_pb2.NodeInfo(node_id=other_id), dht_time=time.time() + 10800)
 
     other_id = DHTID.generate().to_bytes()
     async with AsyncExitStack() as stack:
@@ -416,8 +416,8 @@ async def test_a_clock_that_goes_wrong_while_a_node_runs_is_said_in_words(caplog
         await other.p2p.add_protobuf_handler("DHTProtocol.rpc_ping", ping, dht_pb2.PingRequest)
         adas.acquaintances.saw(Contact(other.peer_id, await other.transport.addresses()))
         await adas.touch()
-        assert "2.0 hours behind" in caplog.text
-        key, late = MODEL_KEY, record_of(BOB.peer_id, issued=time.time() + 7200, expires=time.time() + 7260)
+        assert "3.0 hours behind" in caplog.text
+        key, late = MODEL_KEY, record_of(BOB.peer_id, issued=time.time() + 10800, expires=time.time() + 10860)
         adas._node.protocol.storage.store_subkey(key, BOB.peer_id, packed(seal(late, BOB)), FOREVER)
-        with pytest.raises(NetworkError, match=r"2\.0 hours behind .* set it right"):
+        with pytest.raises(NetworkError, match=r"3\.0 hours behind .* set it right"):
             await adas.read(MODEL)
