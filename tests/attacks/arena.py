@@ -98,6 +98,8 @@ class _Child:
             self.process.kill()
             self.process.wait()
             self._reader.join(limit)
+            assert self.process.stdout is not None
+            self.process.stdout.close()
 
 
 @dataclass(eq=False)

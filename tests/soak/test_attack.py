@@ -25,8 +25,8 @@ MINUTES = float(os.environ.get("SWARM_SOAK_ATTACK") or 5)
 MIXTURE = tuple((os.environ.get("SWARM_SOAK_KINDS") or " ".join(KINDS)).split())
 PHASE = 60.0  # seconds
 RATIO = 1.3
-FREE_SECONDS = 30.0
-GROWTH = 64 << 20  # bytes of a process in the second half: what allocators keep in pieces
+FREE_SECONDS = 120.0  # what has arrived of an attacker is worked off slowly
+GROWTH = 128 << 20  # bytes of a process in the second half: what allocators keep in pieces
 
 pytestmark = [
     pytest.mark.soak,
