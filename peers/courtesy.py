@@ -45,6 +45,7 @@ class Courtesy:
         self._clients: OrderedDict[PeerId, _Client] = OrderedDict()  # who came longest ago is first
         self._came: OrderedDict[SessionId, float] = OrderedDict()
         self._passes = 0
+        self._latest = 0.0  # seconds of a pass
         self._credit = 0.0  # tokens of those held back that may be in the passes of others
 
     # --- what happens -------------------------------------------------------------------------------------------------
@@ -74,6 +75,7 @@ class Courtesy:
         total, now = sum(tokens.values()), self._clock()
         self._pace.add(total, seconds)
         self._passes += 1
+        self._latest = seconds
         for owner, own in tokens.items():
             self.spent(owner, seconds * own / total)
             if owner in self._clients:
@@ -141,7 +143,7 @@ class Courtesy:
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _lively(self) -> dict[PeerId, _Client]:
-        oldest = self._clock() - LIVELY
+        oldest = self._clock() - LIVELY - 2 * self._latest  # who is in a long pass can't ask again
         found: dict[PeerId, _Client] = {}
         for owner in reversed(self._clients):
             if self._clients[owner].came < oldest:
