@@ -34,7 +34,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What changes all the time: tokens of KV that can still be reserved, tokens waiting."""
+    """What changes all the time: tokens of KV that can still be reserved, tokens that wait or are computed."""
 
     cache_left: int
     queue: int

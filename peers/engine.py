@@ -16,6 +16,7 @@ from torch import Tensor
 from peers.changes import Change, Fit
 from peers.company import Company
 from peers.courtesy import Courtesy
+from peers.depth import Depth
 from peers.fits import Fits
 from peers.hop_session import HopSession
 from peers.hosted import HostedAdapter
@@ -34,7 +35,7 @@ from peers.span import BlockSpan, RowSlice
 from peers.stats import EngineStats
 from peers.training.desk import TrainingDesk
 from peers.uploads import Uploads
-from peers.work import Piece, Work, pick
+from peers.work import Passed, Piece, Work, pick
 from swarm.codecs import body_size, decode
 from swarm.errors import Busy as BusyError
 from swarm.errors import HopError, WireError
@@ -99,6 +100,7 @@ class Engine:
         self._company = Company(clock)
         self._courtesy = Courtesy(clock)
         self._reading = Reading(self._limits.unread_bytes)
+        self._depth = Depth(clock)
         self._inbox_bytes = 0
         self._outgoing: deque[tuple[PeerId, bytes]] = deque()
         self._tokens_done = 0
@@ -190,6 +192,7 @@ class Engine:
             training_sessions=self._training.session_count if self._training else 0,
             rows=sum(len(session.rows) for session in self._sessions.values()),
             queue_tokens=self._queue_tokens(),
+            depth_tokens=round(self._depth.tokens),
             queue_bytes=self._inbox_bytes,
             page_tokens=self._span.pool.page_size,
             kv_tokens=self._span.pool.tokens,
@@ -420,7 +423,7 @@ class Engine:
         self._promise(session, session.pages_for(rows))
         new = pick(hidden, parts)
         session.begin(rows, step, new, letter.sender)
-        return Work(rows, new, letter.arrived, step.trace)
+        return Work(rows, new, letter.arrived, Passed.by(step))
 
     def _check_rows(self, rows: int) -> None:
         if rows > self._limits.max_rows_per_session:
@@ -501,7 +504,7 @@ class Engine:
             self._tell(session, FaultCode.NO_OUTBOX, "what is to be sent again is no longer kept here")
         elif found[0]:
             rows, outputs = found
-            self._outgoing.extend(frames(session, rows, torch.cat(outputs), (), self._limits.frame_bytes))
+            self._outgoing.extend(frames(session, rows, torch.cat(outputs), Passed(), self._limits.frame_bytes))
 
     def _send_aside(self, session: HopSession) -> None:
         """One frame's worth for whoever is to take over from the next hop; steps go on meanwhile. What is no longer
@@ -648,8 +651,9 @@ class Engine:
         work = session.work
         assert work is not None  # they are a part of it
         now = self._clock()
-        trace = (*work.trace, (1000 * (began - work.arrived), 1000 * (now - began)))
-        self._outgoing.extend(frames(session, rows, outputs, trace, self._limits.frame_bytes))
+        self._depth.left(len(outputs), now - work.arrived)
+        passed = work.passed.then(1000 * (began - work.arrived), 1000 * (now - began), round(self._depth.tokens))
+        self._outgoing.extend(frames(session, rows, outputs, passed, self._limits.frame_bytes))
         session.heard = session.worked = now
         if not work.tokens:
             session.work = None

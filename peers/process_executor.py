@@ -52,7 +52,7 @@ class ProcessExecutor:
         stats = self.link.stats
         if not stats.pid:  # it has not spoken yet, so nothing is in use
             return Load(cache_left=self.kv_tokens, queue=0)
-        return Load(cache_left=stats.engine.kv_tokens_free, queue=stats.engine.queue_tokens)
+        return Load(cache_left=stats.engine.kv_tokens_free, queue=stats.engine.depth_tokens)
 
     async def restart(self) -> None:
         await self.link.restart()

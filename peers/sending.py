@@ -6,14 +6,12 @@ from dataclasses import replace
 from torch import Tensor
 
 from peers.hop_session import Aside, HopSession
-from peers.work import Trace, pick
+from peers.work import Passed, pick
 from swarm.codecs import body_size, encode
 from swarm.ids import PeerId, SessionId
 from swarm.messages import MAX_KEYS, Out, PageKeys, Step, StepRow
 
 __all__ = ["aside_frame", "frames", "tokens_per_frame"]
-
-MAX_TRACE = 256  # entries that a frame may carry
 
 
 def tokens_per_frame(codec: str, hidden_size: int, frame_bytes: int) -> int:
@@ -21,7 +19,7 @@ def tokens_per_frame(codec: str, hidden_size: int, frame_bytes: int) -> int:
 
 
 def frames(
-    session: HopSession, rows: tuple[StepRow, ...], outputs: Tensor, trace: Trace, frame_bytes: int
+    session: HopSession, rows: tuple[StepRow, ...], outputs: Tensor, passed: Passed, frame_bytes: int
 ) -> Iterator[tuple[PeerId, bytes]]:
     """What of `outputs` `[sum n, hidden]` is to be sent, in frames with bodies of at most `frame_bytes`, and to whom.
 
@@ -35,7 +33,7 @@ def frames(
     begin = 0
     for group in _groups(kept, most):
         tokens = sum(row.n for row in group)
-        yield _frame(session, group, encode(outputs[begin : begin + tokens], session.codec), trace[-MAX_TRACE:])
+        yield _frame(session, group, encode(outputs[begin : begin + tokens], session.codec), passed)
         begin += tokens
 
 
@@ -73,24 +71,25 @@ def _groups(rows: list[StepRow], most: int) -> Iterator[tuple[StepRow, ...]]:
 
 
 def _frame(
-    session: HopSession, rows: tuple[StepRow, ...], body: bytes | memoryview, trace: Trace
+    session: HopSession, rows: tuple[StepRow, ...], body: bytes | memoryview, passed: Passed
 ) -> tuple[PeerId, bytes]:
     if session.next is None:
         wanted = tuple(replace(row, want=row.at) for row in rows)
-        return session.owner, Out(session.id, wanted, session.codec, body, trace).pack()
-    return session.next.peer, _step(session, session.sends_as, rows, body, trace)
+        return session.owner, Out(session.id, wanted, session.codec, body, passed.trace, passed.depths).pack()
+    return session.next.peer, _step(session, session.sends_as, rows, body, passed)
 
 
 def aside_frame(session: HopSession, aside: Aside, rows: tuple[StepRow, ...], outputs: Tensor) -> tuple[PeerId, bytes]:
     """The same for whoever is to take over from the next hop; all of it, which fits into one frame."""
-    return aside.to.peer, _step(session, aside.session, rows, encode(outputs, session.codec), ())
+    return aside.to.peer, _step(session, aside.session, rows, encode(outputs, session.codec), Passed())
 
 
 def _step(
-    session: HopSession, named: SessionId, rows: tuple[StepRow, ...], body: bytes | memoryview, trace: Trace
+    session: HopSession, named: SessionId, rows: tuple[StepRow, ...], body: bytes | memoryview, passed: Passed
 ) -> bytes:
     size = session.kv.pool.page_size if session.root is not None else 0
-    return Step(named, rows, session.codec, body, trace, size, tuple(_named(session, rows))).pack()
+    pages = tuple(_named(session, rows))
+    return Step(named, rows, session.codec, body, passed.trace, passed.depths, page_size=size, pages=pages).pack()
 
 
 def _named(session: HopSession, rows: tuple[StepRow, ...]) -> Iterator[PageKeys]:

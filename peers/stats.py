@@ -23,6 +23,7 @@ class EngineStats:
     training_sessions: int = 0  # not among `sessions`
     rows: int = 0
     queue_tokens: int = 0  # wait to be computed
+    depth_tokens: int = 0  # waiting or computed, on average over the last seconds
     queue_bytes: int = 0  # of the frames that wait
     page_tokens: int = 1  # that one page of the KV cache holds
     kv_tokens: int = 0  # the KV cache holds

@@ -8,11 +8,30 @@ import torch
 from torch import Tensor
 
 from swarm.ids import RowId
-from swarm.messages import StepRow
+from swarm.messages import HiddenStates, StepRow
 
-__all__ = ["Piece", "Work", "pick"]
+__all__ = ["Passed", "Piece", "Work", "pick"]
 
-Trace = tuple[tuple[float, float], ...]
+MAX_TRACE = 256  # hops that a frame may tell of
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """What the hops that tokens have passed say of themselves: (queue ms, compute ms), and the tokens at the peer,
+    None of one that does not say."""
+
+    trace: tuple[tuple[float, float], ...] = ()
+    depths: tuple[int | None, ...] = ()
+
+    @classmethod
+    def by(cls, message: HiddenStates) -> "Passed":
+        return cls(message.trace, message.depths)
+
+    def then(self, queue_ms: float, compute_ms: float, depth: int) -> "Passed":
+        """And one more hop."""
+        silent = (None,) * (len(self.trace) - len(self.depths))
+        trace, depths = (*self.trace, (queue_ms, compute_ms)), (*self.depths, *silent, depth)
+        return Passed(trace[-MAX_TRACE:], depths[-MAX_TRACE:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +43,10 @@ class Piece:
 
 
 class Work:
-    def __init__(self, rows: Sequence[StepRow], hidden: Tensor, arrived: float, trace: Trace) -> None:
+    def __init__(self, rows: Sequence[StepRow], hidden: Tensor, arrived: float, passed: Passed) -> None:
         """`hidden`: `[sum n, hidden]`, row after row; `arrived`: seconds, when the step came in."""
         self.arrived = arrived
-        self.trace = trace
+        self.passed = passed
         self._rows = deque(rows)
         self._hidden = hidden
 

@@ -1,14 +1,18 @@
 """Chains: which hops compute which blocks, and the plan that is predicted to be fastest around the ring."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import pairwise
+from random import Random
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from routing.crossing import Crossing
+from routing.load import Load
+from routing.pairs import pairs
 from routing.perf import Costs, Link, Links, Pace, Stage, predict
 from routing.search import Field, shortest_ring
 from routing.view import View, runs
@@ -120,6 +124,8 @@ def plan_chain(
     salt: bytes = b"",
     like: Collection[str] = (),
     hosting: str | None = None,
+    loads: Mapping[PeerId, Load] = MappingProxyType({}),
+    dice: Random | None = None,
 ) -> Chain:
     """The chain over `blocks` with the least predicted latency of a decode step: source → hops → sink.
 
@@ -129,10 +135,25 @@ def plan_chain(
     as good `salt` decides: different clients choose differently, each one always the same. To mend a chain, `source`
     and `sink` are the living hops around the gap, which may fill it themselves. Raises MissingBlocks: its message
     tells blocks that nobody holds from those that avoided peers hold, or peers without the adapter.
+
+    `loads`: what is known of peers' loads beyond their records. With `dice`, of peers that are alike two are looked at
+    and load decides between them, the client's favourite and one at random, as in the power of two choices
+    (Mitzenmacher, "How useful is old information?", IEEE TPDS 2000): who sees old figures must not run all at once to
+    who was idle then.
     """
     costs = costs or Costs()
     peers = _candidates(view, blocks, avoid, hosting)
-    paces = [Pace.of(record, costs) for record in peers]
+    able = len(peers)
+    if dice is not None:
+        ways = [links.between(source, r.peer).delay + links.between(r.peer, sink).delay for r in peers]
+        idle = [
+            Pace.of(record, costs, Load(0)).step(len(blocks), rows) + way
+            for record, way in zip(peers, ways, strict=True)
+        ]
+        kinds = [(r.span, _burden(r, tokens, like, costs)) for r in peers]
+        kept = pairs(kinds, idle, [_lot(salt, r.peer) for r in peers], alike=costs.alike, dice=dice)
+        peers = [peers[i] for i in kept]
+    paces = [Pace.of(record, costs, loads.get(record.peer)) for record in peers]
     spread = np.array([1 + costs.spread * _lot(salt, record.peer) for record in peers])
     fixed = spread * [pace.wait for pace in paces] + [_burden(record, tokens, like, costs) for record in peers]
     size = rows * token_bytes
@@ -147,7 +168,7 @@ def plan_chain(
         (peers[i], paces[i], Span(blocks.start + start, blocks.start + end))
         for i, start, end in shortest_ring(field, costs.width)
     ]
-    return _chain(legs, links, source, sink, rows, token_bytes, len(peers))
+    return _chain(legs, links, source, sink, rows, token_bytes, able)
 
 
 def _burden(record: PeerRecord, tokens: int, like: Collection[str], costs: Costs) -> float:

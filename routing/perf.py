@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
+from routing.load import Load
 from swarm.ids import PeerId
 from swarm.record import PeerRecord
 
@@ -21,6 +22,7 @@ class Costs:
     hop_overhead: float = 0.0005  # s a hop adds to a step: unix socket (40 us) and stream (200 us) each way, measured
     batch_tokens: int = 512  # a step waits at most for the batch in progress: decode rows go before other prompts
     spread: float = 0.05  # clients may choose peers up to this fraction worse, so that not all choose the same
+    alike: float = 0.1  # peers no more than this fraction slower than another when idle are as good: load decides
     full: float = 10.0  # s of latency that is worth avoiding a peer whose KV has no room
     mixed: float = 5.0  # s of latency that is worth avoiding a peer that computes in another precision than is wanted
     width: int = 64  # peers looked at for each block
@@ -35,12 +37,14 @@ class Pace:
     wait: float = 0.0  # s before a step is begun
 
     @classmethod
-    def of(cls, record: PeerRecord, costs: Costs) -> Self:
-        """From what a peer announces; a long step is never taken for slower than one row at a time."""
+    def of(cls, record: PeerRecord, costs: Costs, load: Load | None = None) -> Self:
+        """From what a peer announces, and its `load`, where more than that is known of it; a long step is never taken
+        for slower than one row at a time."""
         blocks = len(record.span)
-        row = 1 / (record.throughput * blocks)
-        token = min(row, 1 / (record.prefill * blocks))
-        wait = min(record.queue, costs.batch_tokens) / record.prefill
+        load = load or Load(record.queue)
+        row = load.slow / (record.throughput * blocks)
+        token = min(row, load.slow / (record.prefill * blocks))
+        wait = load.slow * min(load.queue, costs.batch_tokens) / record.prefill
         return cls(row, token, wait + costs.hop_overhead)
 
     def step(self, blocks: int, tokens: int = 1) -> float:

@@ -13,6 +13,7 @@ MAX_POSITION = 1 << 24  # tokens of one row
 MAX_TEXT = 2048
 KEY_BYTES = 32
 MAX_KEYS = 4096  # of pages in one frame
+MAX_DEPTH = 1 << 31  # tokens at one peer
 CODECS = ("fp32", "fp16", "bf16", "int8")
 GRADIENT_CODECS = ("grad8", "grad4")  # that only gradients travel in, the most exact first
 
@@ -132,3 +133,9 @@ def trace_of(header: Mapping[str, Any]) -> tuple[tuple[float, float], ...]:
     if not all(isinstance(e, list) and len(e) == 2 and all(map(_is_time, e)) for e in trace):
         raise WireError("a trace is a list of (queue ms, compute ms)")
     return tuple((float(queue), float(compute)) for queue, compute in trace)
+
+
+def depths_of(header: Mapping[str, Any], hops: int) -> tuple[int | None, ...]:
+    """Tokens at each of `hops` peers; None of those that do not say."""
+    depths = entries(header.get("depths", []), "depths", hops)
+    return tuple(None if depth is None else whole(depth, 0, MAX_DEPTH, "a depth") for depth in depths)

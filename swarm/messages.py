@@ -228,7 +228,8 @@ class Ready:
 @dataclass(frozen=True, slots=True)
 class HiddenStates:
     """What Step and Out have in common. `body`: hidden states `[sum n, hidden]` in `codec`, rows one after another.
-    `trace`: (queue ms, compute ms) of each hop that these tokens have passed."""
+    `trace`: (queue ms, compute ms) of each hop that these tokens have passed. `depths`: how many tokens are at each of
+    these peers, on average over the last seconds; None, or left out at the end, of those that do not say."""
 
     kind: ClassVar[str]
     session: SessionId
@@ -236,15 +237,17 @@ class HiddenStates:
     codec: str
     body: bytes | memoryview
     trace: tuple[tuple[float, float], ...] = ()
+    depths: tuple[int | None, ...] = ()
 
     def header(self) -> dict[str, object]:
-        return {
+        header: dict[str, object] = {
             "kind": self.kind,
             "session": self.session,
             "rows": [[r.row, r.at, r.n, r.want] for r in self.rows],
             "codec": self.codec,
             "trace": self.trace,
         }
+        return {**header, "depths": self.depths} if self.depths else header
 
     def pack(self) -> bytes:
         return encode(self.header(), self.body)
@@ -259,12 +262,14 @@ class HiddenStates:
             raise WireError("a step brings at least one token for each of its rows")
         if len({row.row for row in rows}) != len(rows):
             raise WireError("a step names each row once")
+        trace = fields.trace_of(frame.header)
         return cls(
             fields.session_of(frame.header),
             rows,
             fields.codec_of(frame.header),
             frame.body,
-            fields.trace_of(frame.header),
+            trace,
+            fields.depths_of(frame.header, len(trace)),
         )
 
 

@@ -35,7 +35,7 @@ class PeerRecord:
     version: str
     public_name: str
     reason: str  # why this span, in a sentence
-    queue: int  # tokens waiting when announced
+    queue: int  # tokens waiting or computed, on average over the seconds before it was announced
     issued: float  # Unix time
     expires: float
     adapters: tuple[tuple[str, str], ...] = ()  # hosted ones: the name that the peer gives it, and its digest

@@ -129,12 +129,26 @@ def test_every_hop_adds_its_times_to_the_trace(model: Model, table: Table) -> No
     assert table.got(Out)[0].trace == ((250.0, 0.0), (0.0, 0.0))
 
 
+def test_every_hop_says_how_many_tokens_are_there_even_where_one_before_it_does_not(model: Model, table: Table) -> None:
+    clock = Clock()
+    table.engines[A] = make_engine(model, HEAD, clock=clock)
+    chain = Chain(table, [(A, HEAD), (B, TAIL)]).open()
+    for at in range(30):  # 4 tokens a second, and each stays 0.75 of one
+        table.engines[A].receive(CLIENT, replace(chain.step((0, 4 * at, model.row(4))), trace=((1.0, 1.0),)).pack())
+        clock.now += 0.75
+        table.run()
+        clock.now += 0.25
+    assert table.got(Out)[-1].depths == (None, 4, 0), "3 on average, and these have just been counted"
+    assert table.engines[A].stats().depth_tokens == 3
+
+
 def test_a_trace_never_outgrows_a_frame(model: Model, table: Table) -> None:
     chain = one_hop(table)
     step = replace(chain.step((0, 0, model.row(1))), trace=((1.0, 1.0),) * 256)
     (out,) = table.say(B, step)
     assert isinstance(out, Out)
     assert out.trace[-1] == (0.0, 0.0)
+    assert len(out.depths) == len(out.trace) == 256
 
 
 def test_many_sessions_run_in_one_pass(model: Model, table: Table) -> None:

@@ -170,6 +170,11 @@ def test_header_of_any_shape_is_a_wire_error(header: Any) -> None:
         {"codec": []},
         {"trace": [[1]]},
         {"trace": [[1, "2"]]},
+        {"trace": [[1, 1]], "depths": [0, 0]},
+        {"trace": [[1, 1]], "depths": [-1]},
+        {"trace": [[1, 1]], "depths": [1 << 40]},
+        {"trace": [[1, 1]], "depths": [0.5]},
+        {"trace": [[1, 1]], "depths": 3},
     ],
 )
 def test_step_out_of_bounds_is_refused(change: dict[str, Any]) -> None:
@@ -189,3 +194,9 @@ def _parsed_or_refused(data: bytes) -> None:
         parse(data)
     except WireError:
         return
+
+
+@pytest.mark.parametrize("depths", [(), (None,), (3,), (None, 70000)])
+def test_hops_that_do_not_say_how_much_waits_may_be_named_or_left_out(depths: tuple[int | None, ...]) -> None:
+    out = Out(SessionId(bytes(16)), (StepRow(RowId(1), 0, 2, 0),), "fp32", b"", ((1.0, 2.0), (3.0, 4.0)), depths)
+    assert parse(out.pack()) == out
