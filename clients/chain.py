@@ -15,7 +15,7 @@ from swarm.ids import PeerId, SessionId
 from swarm.messages import Busy, Close, Fault, FaultCode, HiddenStates, Message, Ping, Pong, Ready
 from swarm.training import Missing
 
-__all__ = ["Chain", "Trouble"]
+__all__ = ["Chain", "Parting", "Trouble"]
 
 ASKINGS = 3  # times that a hop is waited for which speaks, but has not answered yet
 MAX_EVENTS = 1024  # messages of one session that wait to be heard; more is a flood
@@ -32,11 +32,24 @@ class Trouble:
     wait: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Parting:
+    """Legs that the session moves off while they still serve it, and why. `away`: other peers that it does not move
+    to, either. `seconds`: of a step at a hop; those in their place take `most` in all, or nothing is changed."""
+
+    legs: tuple[Leg, ...]
+    reason: str
+    away: tuple[PeerId, ...] = ()
+    seconds: Callable[[Hop], float] = lambda _: 0.0
+    most: float | None = None
+
+
 class Chain:
     def __init__(self, on_leaving: Callable[[], None]) -> None:
         """`on_leaving` is called when `leaving` has grown."""
         self.legs: tuple[Leg, ...] = ()
         self.trace: tuple[tuple[float, float], ...] = ()  # of the last step: (queue ms, compute ms) of each hop
+        self.depths: tuple[int | None, ...] = ()  # tokens that were at each of these peers
         self._streams: dict[SessionId, HopStream] = {}
         self._events: asyncio.Queue[tuple[SessionId, Message | Trouble]] = asyncio.Queue(MAX_EVENTS)
         self._event_bytes = 0
@@ -114,6 +127,18 @@ class Chain:
             calls = [group.create_task(self._ping(leg, limit(leg.hop))) for leg in legs]
         answers = [(leg, pong) for leg, call in zip(legs, calls, strict=True) if (pong := call.result()) is not None]
         return [replace(leg, rows=pong.rows) for leg, pong in answers], {leg.session: p.queue for leg, p in answers}
+
+    async def round_trips(self, legs: Sequence[Leg], seconds: float) -> dict[SessionId, float]:
+        """Seconds to each leg and back, of those that answer in time."""
+        clock = asyncio.get_running_loop().time
+
+        async def trip(leg: Leg) -> float | None:
+            began = clock()
+            return None if await self._ping(leg, seconds) is None else clock() - began
+
+        async with asyncio.TaskGroup() as group:
+            trips = [group.create_task(trip(leg)) for leg in legs]
+        return {leg.session: took for leg, one in zip(legs, trips, strict=True) if (took := one.result()) is not None}
 
     def adopt(self, legs: Iterable[Leg]) -> None:
         """Run on `legs` from now on; sessions of all others are closed."""

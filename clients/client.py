@@ -15,7 +15,8 @@ from fault.ghosts import Ghosts
 from fault.limits import Bounds, TimeLimits
 from routing.chains import PIECE, Hop, piece_tokens, plan_chain, step_seconds
 from routing.hosting import Hosted, find_hosted
-from routing.perf import Costs, Link, Links, time_limit
+from routing.load import Load, Loads
+from routing.perf import Costs, Link, Links, Pace, time_limit
 from routing.view import View
 from swarm.codecs import body_size
 from swarm.directory import Directory
@@ -65,9 +66,10 @@ class Client:
         codec: str = "fp32",
         share_prefixes: bool = True,
         precisions: Collection[str] = (),
+        dice: random.Random | None = None,
     ) -> None:
         """`share_prefixes`: peers may compute equal beginnings of this client's and of others' rows just once.
-        `precisions`: of the peers that count; empty for all."""
+        `precisions`: of the peers that count; empty for all. `dice`: decide where figures do not."""
         self.model = model
         self.codec = codec
         self.share_prefixes = share_prefixes
@@ -84,7 +86,10 @@ class Client:
         self.me = Contact(transport.peer_id)
         self.view = View.of((), model=model.digest, num_blocks=model.num_blocks, now=time.time())
         self._directory = directory
-        self._salt = random.randbytes(8)
+        self.loads = Loads()
+        self.dice = dice or random.Random()
+        self._clock = clock
+        self._salt = self.dice.randbytes(8)
         self._watching: asyncio.Task[None] | None = None
         self._reading: asyncio.Task[View] | None = None
 
@@ -125,12 +130,27 @@ class Client:
         if self.precisions:
             records = [record for record in records if record.precision in self.precisions]
         view = View.of(records, model=self.model.digest, num_blocks=self.model.num_blocks, now=time.time())
+        self.loads.read(view.peers, view.taken, self._clock())
         before = {record.peer for record in self.view.peers if record.state is PeerState.ONLINE}
         known = before | self._ghosts.among(view.peers)
         for record in view.peers:
             if record.state is PeerState.ONLINE and record.peer not in known:
                 self.backoff.forgive(record.peer)  # whatever failed, it has begun anew since
         return view
+
+    def opened(self, peer: PeerId) -> None:
+        """A session has begun there."""
+        self.loads.opened(peer, self._clock())
+
+    def measured(self, hop: Hop, seconds: float, tokens: int) -> None:
+        """A step of `tokens` tokens took so long at a hop; other sessions of this client should know."""
+        record = self.view.get(hop.peer)
+        if record is None:
+            return
+        now = self._clock()
+        load = self.loads.now(self.view.peers, now)[hop.peer]
+        claimed = Pace.of(record, Costs(), Load(load.queue)).step(len(hop.span), tokens)
+        self.loads.measured(hop.peer, seconds / claimed, now)
 
     async def hosted(self, name: str) -> Hosted:
         """The adapter that peers host under `name` now. Raises UsageError, MissingBlocks or NetworkError."""
@@ -213,6 +233,8 @@ class Client:
             tokens=lease,
             token_bytes=self.token_bytes,
             salt=self._salt,
+            loads=self.loads.now(self.view.peers, self._clock()),
+            dice=self.dice,
             like=like,
             hosting=hosting,
         )

@@ -1,4 +1,5 @@
-"""Moving a session off peers that leave, while they still serve it: no step fails, and nobody counts as failed.
+"""Moving a session off peers that leave, or are overloaded, while they still serve it: no step fails, and nobody counts
+as failed.
 
     others are opened beside the chain → filled from the outboxes above them → between two steps, the chain changes over
 
@@ -13,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from clients.chain import Chain
+from clients.chain import Chain, Parting
 from clients.client import Client
 from clients.repair import Repair
 from fault.mend import Leg
@@ -36,7 +37,7 @@ Standing = Mapping[SessionId, Positions]  # how many tokens of each row each of 
 
 class Handover:
     """One session's. `lengths`: of its rows now; `send`: what is known of rows from these positions on, to a first hop;
-    `change_over`: run on a chain that was prepared, with what the third argument gives once no step is under way."""
+    `change_over`: run on a chain that was prepared, with what the last argument gives once no step is under way."""
 
     def __init__(
         self,
@@ -46,7 +47,7 @@ class Handover:
         *,
         lengths: Callable[[], Positions],
         send: Callable[[Leg, Positions], None],
-        change_over: Callable[[Sequence[Leg], Callable[[], Awaitable[Standing]]], Awaitable[None]],
+        change_over: Callable[[Sequence[Leg], Parting, Callable[[], Awaitable[Standing]]], Awaitable[None]],
     ) -> None:
         self._client = client
         self._chain = chain
@@ -61,6 +62,11 @@ class Handover:
         """Go on until no peer of the chain leaves, beside whatever the session does."""
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run(), name="handing over")
+
+    def part(self, parting: Parting) -> None:
+        """Try once to move off legs that may stay, beside whatever the session does; unless it is moving."""
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run(parting), name="handing over")
 
     def note(self, fork: Fork) -> None:
         """The session's rows were cut or copied."""
@@ -77,32 +83,37 @@ class Handover:
 
     # --- inside ---
 
-    async def _run(self) -> None:
+    async def _run(self, parting: Parting | None = None) -> None:
+        if parting is not None:
+            await self._handed_over(parting)
         while leaving := self._chain.leaving:
             ways = [leaving, *((leg,) for leg in leaving if len(leaving) > 1)]  # maybe one of them can be replaced
+            for leg in leaving:
+                self._client.leaves(leg.peer)
             for some in ways:
-                if await self._handed_over(some):
+                names = " and ".join(leg.peer for leg in some)
+                if await self._handed_over(Parting(some, f"peer {names} is leaving")):
                     break
             else:
                 await self._client.change(self._client.until_change() * (1 + random.random() / 2))
 
-    async def _handed_over(self, leaving: Sequence[Leg]) -> bool:
+    async def _handed_over(self, parting: Parting) -> bool:
         try:
-            await self._hand_over(leaving)
-        except SwarmError as error:  # those that leave still serve: nobody has to know
-            _log.info("peers that leave can't be replaced yet: %s", error)
+            await self._hand_over(parting)
+        except SwarmError as error:  # who is parted with still serves: nobody has to know
+            _log.info("the session can't move yet though %s: %s", parting.reason, error)
             return False
         return True
 
-    async def _hand_over(self, leaving: Sequence[Leg]) -> None:
+    async def _hand_over(self, parting: Parting) -> None:
         rows = dict(self._lengths())
         known = {leg.session for leg in self._chain.legs}
         self._forks = []
-        legs = await self._repair.prepare(leaving, rows)
+        legs = await self._repair.prepare(parting, rows)
         fresh = [leg for leg in legs if leg.session not in known]
         try:
             await self._fill(legs, fresh, rows)
-            await self._change_over(legs, lambda: self._standing(fresh))
+            await self._change_over(legs, parting, lambda: self._standing(fresh))
         finally:
             self._forks = None
             used = {leg.session for leg in self._chain.legs}

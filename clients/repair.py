@@ -10,10 +10,11 @@ from dataclasses import replace
 from itertools import pairwise
 from types import MappingProxyType
 
-from clients.chain import Chain, Trouble
+from clients.chain import Chain, Parting, Trouble
 from clients.client import Client
 from clients.events import ChainChanged, Event, PeerLost, Waiting
 from fault.mend import Hole, Leg, RowGoal, Wiring, segments, wire_up
+from routing.chains import Hop
 from swarm.errors import Busy as BusyError
 from swarm.errors import MissingBlocks, NetworkError, Unreachable
 from swarm.ids import PeerId, RowId, SessionId, Span, new_session_id
@@ -202,15 +203,30 @@ class Repair:
 
     # --- handing over: see clients.handover ---
 
-    async def prepare(self, leaving: Collection[Leg], rows: Collection[RowId]) -> tuple[Leg, ...]:
-        """The chain with others in place of those that leave. Sessions are open on them that send nothing on of `rows`,
-        and nobody knows of them yet. Raises MissingBlocks, Busy or NetworkError."""
-        had, away = self._chain.legs, {leg.session for leg in leaving}
-        for leg in leaving:
-            self._client.leaves(leg.peer)
-        staying = [leg for leg in had if leg.session not in away]
-        legs = self._planned(had, staying, avoid={leg.peer for leg in leaving})
+    def others(self, legs: Collection[Leg], away: Collection[PeerId] = ()) -> tuple[Hop, ...] | None:
+        """Who would compute the blocks of `legs` in their place, in the same precisions, and not being one of them or
+        of those to stay away from; None when nobody would."""
+        parted = {leg.session for leg in legs}
+        staying = [leg for leg in self._chain.legs if leg.session not in parted]
+        try:
+            planned = self._planned(self._chain.legs, staying, avoid={leg.peer for leg in legs} | set(away))
+        except MissingBlocks:
+            return None
         known = {leg.session for leg in staying}
+        fresh = tuple(leg.hop for leg in planned if leg.session not in known)
+        same = {hop.precision for hop in fresh} <= {leg.hop.precision for leg in legs}
+        return fresh if same else None
+
+    async def prepare(self, parting: Parting, rows: Collection[RowId]) -> tuple[Leg, ...]:
+        """The chain with others in place of those that the session parts with. Sessions are open on them that send
+        nothing on of `rows`, and nobody knows of them yet. Raises MissingBlocks, Busy or NetworkError."""
+        had, away = self._chain.legs, {leg.session for leg in parting.legs}
+        staying = [leg for leg in had if leg.session not in away]
+        legs = self._planned(had, staying, avoid={leg.peer for leg in parting.legs} | set(parting.away))
+        known = {leg.session for leg in staying}
+        new = [leg.hop for leg in legs if leg.session not in known]
+        if parting.most is not None and sum(map(parting.seconds, new)) > parting.most:
+            raise NetworkError("nobody else is expected to be much faster any more")
         mute = dict.fromkeys(rows, MAX_POSITION)
         fresh = []
         for index, wiring in enumerate(wire_up(legs, self._client.me, {}, self._client.unreachable.avoided())):
@@ -229,19 +245,19 @@ class Repair:
         self,
         legs: Sequence[Leg],
         standing: Mapping[SessionId, Mapping[RowId, int]],
+        parting: Parting,
         goals: Mapping[RowId, RowGoal],
         forks: Sequence[Fork],
     ) -> None:
         """Run on `legs`, which `prepare` made, in one attempt; `standing`: the rows that its new ones have at least.
         Raises MissingBlocks, Busy or NetworkError; then the chain has to be mended."""
         loop, had = asyncio.get_running_loop(), self._chain.legs
-        started, left = loop.time(), self._chain.leaving
+        started = loop.time()
         await self._attempt(legs, set(), goals, forks, standing)
         kept = {leg.session for leg in self._chain.legs}
-        gone = tuple(leg.peer for leg in left if leg.session not in kept)
+        gone = tuple(leg.peer for leg in parting.legs if leg.session not in kept)
         lost = tuple(leg.peer for leg in had if leg.session not in kept and leg.peer not in gone)
-        names = " and ".join(gone)
-        self._tell(ChainChanged(self._chain.hops, lost, loop.time() - started, f"peer {names} is leaving", gone))
+        self._tell(ChainChanged(self._chain.hops, lost, loop.time() - started, parting.reason, gone))
 
     def _note(self, trouble: Trouble) -> None:
         for peer in trouble.ban:
@@ -335,6 +351,7 @@ class Repair:
             self._note(Trouble(str(error), ban=(leg.peer,)))
             return _TryAgain(str(error))
         if isinstance(answer, Ready):
+            client.opened(leg.peer)
             return None
         if isinstance(answer, Busy):
             client.backoff.rest(leg.peer, answer.retry_after)

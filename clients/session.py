@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from clients.auditing import Auditor, Recent
-from clients.chain import Chain, Trouble
+from clients.chain import Chain, Parting, Trouble
 from clients.client import Client
 from clients.events import Event, Observer
 from clients.events import Step as StepDone
 from clients.handover import Handover, Standing
 from clients.history import Embed, History
+from clients.overload import Overload
 from clients.pending import Pending, Wanted
 from clients.repair import Repair
 from fault.mend import Leg, RowGoal
@@ -84,6 +85,7 @@ class Session:
             send=self._send_from,
             change_over=self._change_over,
         )
+        self._overload = Overload(client, self.chain, self._repair, move=self._handover.part, dice=client.dice)
 
     # --- what a model does with a session ---
 
@@ -119,7 +121,9 @@ class Session:
             if wanted:
                 self._unconfirmed.clear()  # outputs came back, so every hop has passed these on
             seconds = asyncio.get_running_loop().time() - started
-            self._tell(StepDone(seconds, sum(e.n for e in entries), self.chain.trace))
+            tokens = sum(e.n for e in entries)
+            self._overload.stepped(seconds, tokens)
+            self._tell(StepDone(seconds, tokens, self.chain.trace))
             outputs = self._pending.result()
             if self._auditor is not None:
                 self._perhaps_audit(self._auditor, wanted, outputs)
@@ -156,6 +160,7 @@ class Session:
 
     async def close(self) -> None:
         """Free everything on every hop; safe to repeat."""
+        await self._overload.close()
         await self._handover.close()
         self.chain.close()
 
@@ -266,7 +271,7 @@ class Session:
             try:
                 if self._pending.take(message):
                     self._repair.progress()
-                    self.chain.trace = message.trace
+                    self.chain.trace, self.chain.depths = message.trace, message.depths
             except WireError as error:
                 return Trouble(f"peer {leg.peer} answered wrongly: {error}", drop=(leg.session,), ban=(leg.peer,))
             return None
@@ -297,13 +302,15 @@ class Session:
         await self._repair.mend(trouble, goals, self._unconfirmed)
         self._catch_up(goals)
 
-    async def _change_over(self, legs: Sequence[Leg], standing: Callable[[], Awaitable[Standing]]) -> None:
+    async def _change_over(
+        self, legs: Sequence[Leg], parting: Parting, standing: Callable[[], Awaitable[Standing]]
+    ) -> None:
         """Go on with a chain that was prepared, between two steps. Raises SwarmError; then it goes on with what is left
         of the one before."""
         async with self._turn:
             known, goals = await standing(), self._goals()
             try:
-                await self._repair.switch(legs, known, goals, self._unconfirmed)
+                await self._repair.switch(legs, known, parting, goals, self._unconfirmed)
             except SwarmError as error:
                 await self._mend(Trouble(f"peers could not be replaced in good order: {error}"))
                 raise

@@ -364,11 +364,15 @@ class InlineEngine(Protocol):
 class InlineLink(ExecutorLink):
     """An engine in this process, for tests on the twins: `receive` runs it, so its turns are where the loop's are.
 
-    `step_seconds`: how long a turn takes on the loop's clock. `kill` does what a crash of the process would do.
+    `step_seconds`: how long a turn takes on the loop's clock, or who tells. `kill` does what a crash of the process would do.
     """
 
     def __init__(
-        self, make_engine: Callable[[], InlineEngine], *, step_seconds: float = 0.0, expire_seconds: float = 1.0
+        self,
+        make_engine: Callable[[], InlineEngine],
+        *,
+        step_seconds: float | Callable[[], float] = 0.0,
+        expire_seconds: float = 1.0,
     ) -> None:
         self._make_engine = make_engine
         self._engine: InlineEngine | None = make_engine()
@@ -399,7 +403,8 @@ class InlineLink(ExecutorLink):
             frames = engine.outgoing()
             try:
                 if worked:
-                    await asyncio.sleep(self.step_seconds)
+                    took = self.step_seconds
+                    await asyncio.sleep(took() if callable(took) else took)
             finally:
                 if engine is self._engine:  # else it was killed meanwhile, and says nothing any more
                     self._frames.extend(frames)

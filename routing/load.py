@@ -18,6 +18,7 @@ __all__ = ["Load", "Loads"]
 HALF = 30.0  # s after which a claim counts half
 SLOW_HALF = 120.0  # s after which what was measured counts half: whoever is believed too soon is visited in vain
 OWN_HALF = 5.0  # s after which a session that was opened counts half: by then the peer's own figure has it
+DOUBT = 2.0  # times slower than by its figures any peer may seem: predictions are no better
 MOST_SLOW = 1000.0  # times
 WEIGHT = 0.5  # of the latest of what was measured, each the mean of several steps
 KEPT = 600.0  # s for which a peer that is in no record is remembered
@@ -84,7 +85,7 @@ class Loads:
         """Some steps took `ratio` times what the peer's figures say."""
         known = self._known.setdefault(peer, _Known())
         before = known.slowness(now)
-        ratio = min(max(1.0, ratio), MOST_SLOW)
+        ratio = min(max(1.0, ratio / DOUBT), MOST_SLOW)
         # in logarithms, as it is forgotten; the first is believed whole
         known.slow = ratio if before == 1.0 else before ** (1 - WEIGHT) * ratio**WEIGHT
         known.measured = now

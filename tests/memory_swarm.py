@@ -1,8 +1,9 @@
 """A whole swarm in one process and in virtual time: real engines on a tiny model, the network's twins between them."""
 
 import asyncio
+import random
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +14,13 @@ from torch import Tensor
 from clients.client import Client, Model
 from clients.events import Event
 from clients.session import RowChunk, Session
+from peers.changes import Change
 from peers.engine import Engine
 from peers.hosted import HostedAdapter
 from peers.limits import EngineLimits
 from peers.link import ExecutorLink, ExecutorLost, InlineLink
 from peers.node import Limits, PeerNode
-from peers.span import BlockSpan
+from peers.span import BlockSpan, RowSlice
 from peers.training.desk import TrainingDesk
 from peers.training.limits import TrainingLimits
 from peers.training.trainee import Trainee
@@ -50,12 +52,49 @@ class Reference:
 
 
 @dataclass
+class Toil:
+    """What a device takes for its work, in virtual seconds: for each pass, and for each token in it."""
+
+    clock: Callable[[], float]
+    once: float
+    token: float
+    times: float = 1.0  # slower than that
+    _spent: float = 0.0  # in the turn under way
+
+    def now(self) -> float:
+        return self.clock() + self._spent
+
+    def spend(self, tokens: int) -> None:
+        self._spent += self.times * (self.once + self.token * tokens)
+
+    def settle(self) -> float:
+        """What the turn took."""
+        spent, self._spent = self._spent, 0.0
+        return spent
+
+
+class Toiling(BlockSpan):
+    toil: Toil
+
+    def forward(
+        self,
+        hidden: Tensor,
+        rows: Sequence[RowSlice],
+        layers: slice | None = None,
+        adapted: Sequence[Sequence[Change]] = (),
+    ) -> Tensor:
+        self.toil.spend(len(hidden))
+        return super().forward(hidden, rows, layers, adapted)
+
+
+@dataclass
 class Member:
     transport: MemoryTransport
     node: PeerNode
     engine: Engine
     link: ExecutorLink
     task: asyncio.Task[None]
+    toil: Toil
 
 
 @dataclass
@@ -87,6 +126,7 @@ class MemorySwarm:
         page_size: int = 16,
         outbox_tokens: int = 4096,
         step_seconds: float = 0.001,
+        token_seconds: float = 0.0,
         limits: EngineLimits | None = None,
         node_limits: Limits | None = None,
         precision: str = "fp32",
@@ -95,11 +135,16 @@ class MemorySwarm:
         span_type: type[BlockSpan] = BlockSpan,
     ) -> PeerId:
         """A new peer that serves `blocks`, announced to everyone. It computes in fp32 whatever `precision` it names.
-        `adapters`: names of those that it hosts, and their folders."""
+        `adapters`: names of those that it hosts, and their folders. With `token_seconds` a pass takes
+        `step_seconds` and that for each token, as its record says then; otherwise each turn takes `step_seconds`."""
+        toil = Toil(asyncio.get_running_loop().time, step_seconds, token_seconds)
+        toils = token_seconds > 0
         device = torch.device("cpu")
-        span = span_type.load(
+        span = (Toiling if toils else span_type).load(
             self.checkpoint, blocks, dtype=torch.float32, device=device, kv_tokens=kv_tokens, page_size=page_size
         )
+        if isinstance(span, Toiling):
+            span.toil = toil
         hosted = [HostedAdapter.read(own, at, self.checkpoint, blocks) for own, at in (adapters or {}).items()]
         engine = Engine(
             span,
@@ -115,16 +160,19 @@ class MemorySwarm:
                 clock=asyncio.get_running_loop().time,
             ),
             hosted=[each.placed(span) for each in hosted],
-            clock=asyncio.get_running_loop().time,
+            clock=toil.now,
         )
         transport = self.network.transport(PeerId(name))
-        link = InlineLink(lambda: engine, step_seconds=step_seconds)
+        link = InlineLink(lambda: engine, step_seconds=toil.settle if toils else step_seconds)
         node = PeerNode(transport, link, node_limits)
         await node.start()
         task = asyncio.create_task(_serve(node))
-        self.members[name] = Member(transport, node, engine, link, task)
+        self.members[name] = Member(transport, node, engine, link, task, toil)
+        pace = (1 / (step_seconds + token_seconds), 1 / token_seconds) if toils else (50.0, 1000.0)
         digests = tuple((each.name, each.digest) for each in hosted)
-        self.announce(name, blocks, precision, trains=training is None or training.share > 0, adapters=digests)
+        self.announce(
+            name, blocks, precision, trains=training is None or training.share > 0, adapters=digests, pace=pace
+        )
         return PeerId(name)
 
     def announce(
@@ -136,6 +184,8 @@ class MemorySwarm:
         trains: bool = True,
         adapters: tuple[tuple[str, str], ...] = (),
         state: PeerState = PeerState.ONLINE,
+        pace: tuple[float, float] = (50.0, 1000.0),
+        queue: int = 0,
     ) -> None:
         now = time.time()
         record = PeerRecord(
@@ -145,14 +195,14 @@ class MemorySwarm:
             num_blocks=self.checkpoint.num_blocks,
             span=blocks,
             state=state,
-            throughput=50.0,
-            prefill=1000.0,
+            throughput=pace[0],
+            prefill=pace[1],
             cache_left=4096,
             precision=precision,
             version="0",
             public_name=name,
             reason="the test says so",
-            queue=0,
+            queue=queue,
             issued=now,
             expires=now + 3600,
             trains=trains,
@@ -177,13 +227,18 @@ class MemorySwarm:
         await member.transport.close()
 
     async def client(
-        self, name: str = "client", *, share_prefixes: bool = True, precisions: Collection[str] = ()
+        self,
+        name: str = "client",
+        *,
+        share_prefixes: bool = True,
+        precisions: Collection[str] = (),
+        dice: random.Random | None = None,
     ) -> Client:
         model = Model(
             self.checkpoint.name, self.checkpoint.digest, self.checkpoint.num_blocks, self.checkpoint.hidden_size
         )
         transport, directory = self.network.transport(PeerId(name)), MemoryDirectory(self.shelf)
-        client = Client(transport, directory, model, share_prefixes=share_prefixes, precisions=precisions)
+        client = Client(transport, directory, model, share_prefixes=share_prefixes, precisions=precisions, dice=dice)
         return await self.stack.enter_async_context(client)
 
     async def until(self, kind: type[Event]) -> None:

@@ -12,7 +12,7 @@ from routing.perf import Link, Links
 from routing.view import View
 from swarm.ids import PeerId, Span
 from swarm.record import PeerRecord
-from tests.routing.records import CLIENT, record
+from tests.routing.records import CLIENT, NOW, record, view
 
 PERIOD = 20  # s between two announcements of a peer
 READ = 5  # s between two readings of a client
@@ -60,10 +60,9 @@ class Crowd:
 
     def run(self, seconds: int, joins: int) -> Iterator[Counter[PeerId]]:
         """How many sessions each peer has, every second; one more peer is there after `joins` seconds."""
-        choosers = [
-            Chooser(bytes([n % 256, n // 256]), Random(n) if self.two else None) for n in range(self.clients)
-        ]
+        choosers = [Chooser(bytes([n % 256, n // 256]), Random(n) if self.two else None) for n in range(self.clients)]
         ends: list[tuple[float, PeerId]] = []
+        views: list[View] = []  # one a second
         records: dict[PeerId, PeerRecord] = {}
         begins = {PeerId(f"peer{n}"): n for n in range(self.peers)} | {PeerId("new"): joins}
         turn = count()
@@ -71,22 +70,22 @@ class Crowd:
             for peer, first in begins.items():
                 if now >= first and (now - first) % PERIOD == 0:
                     records[peer] = self._announce(peer, now)
+            views.append(view(BLOCKS, records.values()))
             ends = [(end, peer) for end, peer in ends if end > now or self._end(peer)]
             for _ in range(self._some()):
                 number = next(turn) % self.clients
-                old = [r for r in records.values() if r.issued <= 1000 + now - (now + number) % READ]
-                seen = View.of(old, model=old[0].model, num_blocks=BLOCKS, now=1000.0 + now)
-                choosers[number].loads.read(seen.peers, seen.taken, now)
+                seen = views[max(0, now - number % READ)]
+                choosers[number].loads.read(seen.peers, NOW + now, now)
                 peer = choosers[number].choose(seen, now)
                 self.sessions[peer] += 1
                 ends.append((now + self.random.expovariate(1 / self.life), peer))
             yield +self.sessions
 
     def _announce(self, peer: PeerId, now: int) -> PeerRecord:
-        at = 1000.0 + now
+        at = NOW + now
         rates = {"throughput": 50.0, "prefill": 1000.0}
         return record(
-            peer, 0, BLOCKS, num_blocks=BLOCKS, queue=self.sessions[peer], issued=at, expires=at + 60, **rates
+            peer, 0, BLOCKS, num_blocks=BLOCKS, queue=self.sessions[peer], issued=at, expires=at + 999, **rates
         )
 
     def _end(self, peer: PeerId) -> bool:

@@ -1,0 +1,169 @@
+"""Clients spread over equal peers, and long sessions move off one that has become much slower than others."""
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from clients.client import Client
+from clients.events import ChainChanged, PeerLost, Waiting
+from clients.session import Session
+from swarm.checkpoint import Checkpoint
+from swarm.ids import PeerId, Span
+from tests.clients.test_session import in_swarm, same
+from tests.memory_swarm import MemorySwarm, Reference, feed
+
+WHOLE = Span(0, 4)
+PASS, TOKEN = 0.4, 0.04  # seconds: as slow as peers may be, so that a minute has few steps
+ANNOUNCED = 20.0  # s, as peers do
+
+
+class Users:
+    """Clients who each generate in one session after another."""
+
+    def __init__(self, swarm: MemorySwarm, reference: Reference) -> None:
+        self.swarm = swarm
+        self.reference = reference
+        self.sessions: list[Session] = []
+        self.steps = 0
+        self.wrong = 0
+
+    async def client(self, number: int) -> Client:
+        return await self.swarm.client(f"client{number}", dice=random.Random(number))
+
+    async def generate(self, client: Client, seconds: float) -> None:
+        """One session, for so long; what comes out is compared with what one piece computes."""
+        session = await self.swarm.session(client, self.reference, lease=512)
+        self.sessions.append(session)
+        try:
+            await self._decode(session, asyncio.get_running_loop().time() + seconds)
+        finally:
+            self.sessions.remove(session)
+            await session.close()
+
+    async def _decode(self, session: Session, until: float) -> None:
+        tokens = torch.randint(0, 100, (500,), generator=torch.Generator().manual_seed(len(self.sessions)))
+        row, outputs = session.new_row(), list[torch.Tensor]()
+        while asyncio.get_running_loop().time() < until and len(outputs) < len(tokens):
+            at = len(outputs)
+            outputs.append(await feed(session, self.reference, {row: tokens[at : at + 1]}))
+            self.steps += 1
+        expected = self.reference.outputs(tokens[: len(outputs)])
+        self.wrong += not same(torch.cat(outputs), expected)
+
+    def shares(self) -> Counter[str]:
+        """Sessions on each peer."""
+        return Counter(str(hop.peer) for session in self.sessions for hop in session.chain.hops)
+
+
+@asynccontextmanager
+async def announcing(swarm: MemorySwarm, liar: str = "") -> Any:
+    """Peers tell how busy they are as often as real ones do; `liar` says that it is idle."""
+
+    async def announce() -> None:
+        while True:
+            await asyncio.sleep(ANNOUNCED)
+            for name, member in swarm.members.items():
+                key = (swarm.checkpoint.digest, PeerId(name))
+                queue = 0 if name == liar else member.engine.stats().depth_tokens
+                swarm.shelf[key] = replace(swarm.shelf[key], queue=queue, issued=time.time())
+
+    task = asyncio.create_task(announce())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+def moves(swarm: MemorySwarm) -> list[ChainChanged]:
+    return [event for event in swarm.events if isinstance(event, ChainChanged) and event.left]
+
+
+def failures(swarm: MemorySwarm) -> list[object]:
+    return [e for e in swarm.events if isinstance(e, PeerLost | Waiting) or (isinstance(e, ChainChanged) and e.lost)]
+
+
+def with_users(
+    checkpoint: Checkpoint, reference: Reference, play: Callable[[MemorySwarm, Users], Awaitable[None]], liar: str = ""
+) -> None:
+    async def main(swarm: MemorySwarm) -> None:
+        users = Users(swarm, reference)
+        async with announcing(swarm, liar):
+            await play(swarm, users)
+        assert users.wrong == 0
+        assert failures(swarm) == []
+
+    in_swarm(checkpoint, main, delay=0.01)
+
+
+async def add_equals(swarm: MemorySwarm, *names: str) -> None:
+    for name in names:
+        await swarm.add(name, WHOLE, step_seconds=PASS, token_seconds=TOKEN)
+
+
+def test_of_four_equal_peers_the_busiest_has_hardly_more_than_its_share(
+    checkpoint: Checkpoint, reference: Reference
+) -> None:
+    async def play(swarm: MemorySwarm, users: Users) -> None:
+        await add_equals(swarm, "a", "b", "c", "d")
+        clients = [await users.client(number) for number in range(32)]
+        async with asyncio.TaskGroup() as group:
+            for number, client in enumerate(clients):
+                group.create_task(users.generate(client, 10.0 - number / 4))
+                await asyncio.sleep(0.25)
+            shares = users.shares()
+        assert shares.total() == 32
+        assert max(shares.values()) <= 1.5 * 8
+
+    with_users(checkpoint, reference, play)
+
+
+def test_a_peer_that_joins_has_its_share_within_a_minute(checkpoint: Checkpoint, reference: Reference) -> None:
+    async def play(swarm: MemorySwarm, users: Users) -> None:
+        await add_equals(swarm, "a", "b", "c", "d")
+        clients = [await users.client(number) for number in range(8)]
+        shares: Counter[str] = Counter()
+        async with asyncio.TaskGroup() as group:
+            for number in range(100):
+                if number == 40:
+                    await add_equals(swarm, "new")
+                group.create_task(users.generate(clients[number % 8], 16.0))
+                await asyncio.sleep(1.0)
+                if number > 80:
+                    shares += users.shares()
+        fair = shares.total() / 5
+        print(shares, users.steps)
+        assert shares["new"] >= fair / 2
+
+    with_users(checkpoint, reference, play)
+
+
+def test_long_sessions_leave_a_peer_that_becomes_ten_times_slower_and_none_comes_back(
+    checkpoint: Checkpoint, reference: Reference
+) -> None:
+    async def play(swarm: MemorySwarm, users: Users) -> None:
+        await add_equals(swarm, "a", "b", "c")
+        clients = [await users.client(number) for number in range(9)]
+        async with asyncio.TaskGroup() as group:
+            for number, client in enumerate(clients):
+                group.create_task(users.generate(client, 660.0))
+                await asyncio.sleep(0.5)
+            await asyncio.sleep(10.0)
+            before = users.shares()
+            swarm.members["a"].toil.times = 10.0
+            print(before)
+            for n in range(60):
+                await asyncio.sleep(10)
+                print(asyncio.get_running_loop().time(), users.shares(), users.steps)
+        for m in moves(swarm): print(m.left, m.reason, m.hops[0].peer, m.seconds)
+
+    with_users(checkpoint, reference, play)
