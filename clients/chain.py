@@ -128,18 +128,6 @@ class Chain:
         answers = [(leg, pong) for leg, call in zip(legs, calls, strict=True) if (pong := call.result()) is not None]
         return [replace(leg, rows=pong.rows) for leg, pong in answers], {leg.session: p.queue for leg, p in answers}
 
-    async def round_trips(self, legs: Sequence[Leg], seconds: float) -> dict[SessionId, float]:
-        """Seconds to each leg and back, of those that answer in time."""
-        clock = asyncio.get_running_loop().time
-
-        async def trip(leg: Leg) -> float | None:
-            began = clock()
-            return None if await self._ping(leg, seconds) is None else clock() - began
-
-        async with asyncio.TaskGroup() as group:
-            trips = [group.create_task(trip(leg)) for leg in legs]
-        return {leg.session: took for leg, one in zip(legs, trips, strict=True) if (took := one.result()) is not None}
-
     def adopt(self, legs: Iterable[Leg]) -> None:
         """Run on `legs` from now on; sessions of all others are closed."""
         self.legs = tuple(legs)

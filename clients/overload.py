@@ -1,8 +1,8 @@
 """Noticing that a hop has become much slower than others would be, and moving the session there.
 
-What counts is what was measured. A hop says how long a step waited and was computed there; of the time that no hop
-accounts for, what the ways take is known from pings, and the rest is held against all hops alike. Whoever says nothing,
-or lies, gains nothing by it.
+What counts is what was measured. A hop says how long a step waited and was computed there; the time that no hop
+accounts for, beyond what even long ways take, is held against all of them alike. So a hop that says nothing, or lies,
+gains no more by it than one that is far away.
 
 Others are only predicted, so a move is for a gain that no prediction is wrong by, seen for some time. A session then
 waits a little, never twice the same: of all that are on that peer some go first, and if that helps the others stay. It
@@ -12,7 +12,6 @@ does not come back for long, and each further move takes longer to come.
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
 
@@ -36,7 +35,7 @@ DITHER = 6.0  # s within which a session moves, some time
 REST = 30.0  # s at least between two moves; doubles
 REST_MOST = 3600.0
 AWAY = 900.0  # s for which a session does not come back
-PING_AGAIN = 15.0  # s
+WAY = 0.2  # s between two places of a chain, which nobody has to account for
 
 
 @dataclass(slots=True)
@@ -64,14 +63,11 @@ class Overload:
         self._dice = dice
         self._clock = asyncio.get_running_loop().time
         self._looked = _Looked((), 0.0)
-        self._task: asyncio.Task[None] | None = None
         self._against = 0  # looks in a row
         self._due = 0.0
         self._moves = 0
         self._rests = 0.0  # until then
         self._left: dict[PeerId, float] = {}  # until when
-        self._ways: dict[SessionId, float] = {}  # s there and back
-        self._pinged = float("-inf")
 
     def stepped(self, seconds: float, tokens: int) -> None:
         """A step is done, by the chain as it is."""
@@ -92,22 +88,14 @@ class Overload:
         looked.said = tuple(
             a + (queue + compute) / 1000 for a, (queue, compute) in zip(looked.said, trace, strict=True)
         )
-        if looked.steps >= STEPS and now - looked.since >= SECONDS and (self._task is None or self._task.done()):
+        if looked.steps >= STEPS and now - looked.since >= SECONDS:
             self._looked = _Looked(sessions, now, said=(0.0,) * len(legs))
-            self._task = asyncio.create_task(self._look(legs, looked), name="looking for overload")
-
-    async def close(self) -> None:
-        """Safe to repeat."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            self._look(legs, looked)
 
     # --- inside ---
 
-    async def _look(self, legs: Sequence[Leg], looked: _Looked) -> None:
-        took = await self._took(legs, looked)
+    def _look(self, legs: Sequence[Leg], looked: _Looked) -> None:
+        took = self._took(looked)
         tokens = round(looked.tokens / looked.steps)
         for leg, seconds in zip(legs, took, strict=True):
             self._client.measured(leg.hop, seconds, tokens)
@@ -124,24 +112,14 @@ class Overload:
         if self._against >= LOOKS and now >= self._due:
             self._leave(slow, sum(took[legs.index(leg)] for leg in slow), tokens, now)
 
-    async def _took(self, legs: Sequence[Leg], looked: _Looked) -> list[float]:
+    def _took(self, looked: _Looked) -> list[float]:
         """Seconds that each hop took of a step."""
         whole = looked.seconds / looked.steps
         said = [each / looked.steps for each in looked.said]
         if sum(said) > whole:  # it can't have been more
             return [each * whole / sum(said) for each in said]
-        rest = whole - sum(said)
-        if rest > max(LEAST, sum(said)):
-            rest -= await self._travelled(legs)
+        rest = whole - sum(said) - WAY * (len(said) + 1)
         return [each + max(0.0, rest) / len(said) for each in said]
-
-    async def _travelled(self, legs: Sequence[Leg]) -> float:
-        """Seconds of a step that is computed in no time. Around the ring is no longer than to each hop and back."""
-        now = self._clock()
-        if now > self._pinged + PING_AGAIN or any(leg.session not in self._ways for leg in legs):
-            self._pinged = now
-            self._ways = await self._chain.round_trips(legs, self._client.ping_seconds)
-        return sum(self._ways.get(leg.session, self._client.ping_seconds) for leg in legs)
 
     def _is_slow(self, leg: Leg, seconds: float, tokens: int, now: float) -> bool:
         self._left = {peer: until for peer, until in self._left.items() if until > now}

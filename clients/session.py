@@ -160,7 +160,6 @@ class Session:
 
     async def close(self) -> None:
         """Free everything on every hop; safe to repeat."""
-        await self._overload.close()
         await self._handover.close()
         self.chain.close()
 

@@ -364,7 +364,8 @@ class InlineEngine(Protocol):
 class InlineLink(ExecutorLink):
     """An engine in this process, for tests on the twins: `receive` runs it, so its turns are where the loop's are.
 
-    `step_seconds`: how long a turn takes on the loop's clock, or who tells. `kill` does what a crash of the process would do.
+    `step_seconds`: how long a turn takes on the loop's clock, or who tells. `kill` does what a crash of the
+    process would do.
     """
 
     def __init__(
