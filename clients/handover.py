@@ -108,6 +108,8 @@ class Handover:
     async def _hand_over(self, parting: Parting) -> None:
         rows = dict(self._lengths())
         known = {leg.session for leg in self._chain.legs}
+        if not any(leg.session in known for leg in parting.legs):
+            return
         self._forks = []
         legs = await self._repair.prepare(parting, rows)
         fresh = [leg for leg in legs if leg.session not in known]

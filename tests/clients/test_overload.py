@@ -23,6 +23,7 @@ from tests.memory_swarm import MemorySwarm, Reference, feed
 WHOLE = Span(0, 4)
 PASS, TOKEN = 0.4, 0.04  # seconds: as slow as peers may be, so that a minute has few steps
 ANNOUNCED = 20.0  # s, as peers do
+MINUTES_10 = 600.0
 
 
 class Users:
@@ -171,13 +172,12 @@ def test_peers_that_are_all_slower_than_they_say_are_not_tried_again_and_again(
 ) -> None:
     async def play(swarm: MemorySwarm, users: Users) -> None:
         for name in ("a", "b", "c"):
-            await add_equals(swarm, name, times=1.5)
-            swarm.announce(name, WHOLE, pace=(15.0, 150.0))  # ten times as fast as it is
+            await swarm.add(name, WHOLE, step_seconds=1.0, token_seconds=0.002, kv_tokens=1 << 14)
+            swarm.announce(name, WHOLE, pace=(10.0, 5000.0))  # ten times as fast as it is
         clients = [await users.client(number) for number in range(2)]
         async with asyncio.TaskGroup() as group:
             for client in clients:
-                group.create_task(users.generate(client, 600.0))
-        print([(c.left, c.hops[0].peer) for c in moves(swarm)], users.steps)
+                group.create_task(users.generate(client, MINUTES_10))
         assert 0 < len(moves(swarm)) <= 2 * 2, "each session looks at each of the others at most once"
 
     with_users(checkpoint, reference, play)
