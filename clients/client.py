@@ -142,15 +142,16 @@ class Client:
         """A session has begun there."""
         self.loads.opened(peer, self._clock())
 
-    def measured(self, hop: Hop, seconds: float, tokens: int) -> None:
-        """A step of `tokens` tokens took so long at a hop; other sessions of this client should know."""
+    def measured(self, hop: Hop, seconds: float, tokens: int) -> float:
+        """A step of `tokens` tokens took so long at a hop; other sessions of this client should know. How many times
+        longer that is than if the peer were idle; 1 where that can't be told."""
         record = self.view.get(hop.peer)
         if record is None:
-            return
-        now = self._clock()
-        load = self.loads.now(self.view.peers, now)[hop.peer]
-        claimed = Pace.of(record, Costs(), Load(load.queue)).step(len(hop.span), tokens)
-        self.loads.measured(hop.peer, seconds / claimed, now)
+            return 1.0
+        costs, blocks = Costs(), len(hop.span)
+        claimed = Pace.of(record, costs, Load(self.loads.claimed(record))).step(blocks, tokens)
+        self.loads.measured(hop.peer, seconds / claimed, self._clock())
+        return seconds / Pace.of(record, costs, Load(0)).step(blocks, tokens)
 
     async def hosted(self, name: str) -> Hosted:
         """The adapter that peers host under `name` now. Raises UsageError, MissingBlocks or NetworkError."""

@@ -29,6 +29,7 @@ STEPS = 8  # that are looked at together,
 SECONDS = 2.0  # and no fewer than are done in so long
 MOST_TOKENS = 64  # of a step that counts: prompts are another matter
 LOOKS = 3  # in a row that speak against a hop before anything is done
+LOADED = 2.0  # times slower than if it were idle: below that nobody else is looked for
 FACTOR = 3.0  # times slower than others are expected to be
 LEAST = 0.05  # s that a move has to gain with each step
 DITHER = 6.0  # s within which a session moves, some time
@@ -97,19 +98,19 @@ class Overload:
     def _look(self, legs: Sequence[Leg], looked: _Looked) -> None:
         took = self._took(looked)
         tokens = round(looked.tokens / looked.steps)
-        for leg, seconds in zip(legs, took, strict=True):
-            self._client.measured(leg.hop, seconds, tokens)
+        times = [self._client.measured(leg.hop, seconds, tokens) for leg, seconds in zip(legs, took, strict=True)]
         now = self._clock()
-        if now < self._rests or legs != self._chain.legs:
+        if now < self._rests:
             return
-        slow = [leg for leg, seconds in zip(legs, took, strict=True) if self._is_slow(leg, seconds, tokens, now)]
-        if not slow:
-            self._against = 0
-            return
-        self._against += 1
+        slow = [
+            leg
+            for leg, seconds, slower in zip(legs, took, times, strict=True)
+            if slower > LOADED and self._is_slow(leg, seconds, tokens, now)
+        ]
+        self._against = self._against + 1 if slow else 0
         if self._against == LOOKS:
             self._due = now + DITHER * self._dice.random()
-        if self._against >= LOOKS and now >= self._due:
+        if slow and self._against >= LOOKS and now >= self._due:
             self._leave(slow, sum(took[legs.index(leg)] for leg in slow), tokens, now)
 
     def _took(self, looked: _Looked) -> list[float]:

@@ -57,9 +57,12 @@ class Loads:
 
     _known: dict[PeerId, _Known] = field(default_factory=dict)
 
+    def __len__(self) -> int:
+        """Peers of whom something is known."""
+        return len(self._known)
+
     def read(self, records: Iterable[PeerRecord], taken: float, now: float) -> None:
-        """All records there are, read at Unix time `taken`. Each claim is as old as it says it is, but no older than
-        it has been known here for, if that is the same record."""
+        """All records there are, read at Unix time `taken`. A record that was read before is no news."""
         present = set()
         for record in records:
             present.add(record.peer)
@@ -89,6 +92,11 @@ class Loads:
         # in logarithms, as it is forgotten; the first is believed whole
         known.slow = ratio if before == 1.0 else before ** (1 - WEIGHT) * ratio**WEIGHT
         known.measured = now
+
+    def claimed(self, record: PeerRecord) -> float:
+        """What a peer has said of itself last."""
+        known = self._known.get(record.peer)
+        return record.queue if known is None else known.queue
 
     def now(self, records: Iterable[PeerRecord], now: float) -> dict[PeerId, Load]:
         """What is to be expected of each of these peers now."""
