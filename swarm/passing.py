@@ -7,6 +7,7 @@ from collections.abc import Callable
 __all__ = ["pass_time"]
 
 LOOK_SECONDS = 5.0  # between looks at the clock: so much later does who slept notice it
+LEAST = 1e-3  # s; differences of clocks are never quite nothing, and a loop does not wait for less than it can tell
 
 
 async def pass_time(
@@ -18,7 +19,7 @@ async def pass_time(
     began, began_at = loop.time(), clock()
     while True:
         left = seconds - max(loop.time() - began, clock() - began_at)
-        if left <= 0 or (woken is not None and woken.is_set()):
+        if left < LEAST or (woken is not None and woken.is_set()):
             return
         wait = min(left, LOOK_SECONDS)
         if woken is None:
