@@ -19,7 +19,7 @@ async def listen(stream: Stream) -> None:
 def test_peers_that_have_gone_are_forgotten() -> None:
     async def main() -> None:
         network = MemoryNetwork()
-        hops = Hops(network.transport(PeerId("client")), 5.0)
+        hops = Hops(network.transport(PeerId("client")), 5.0, lambda _: None)
         for name in ("gone", "here"):
             await network.transport(PeerId(name)).serve(PROTOCOL, listen)
         gone = weakref.ref(await hops.to(Contact(PeerId("gone"))))
@@ -37,7 +37,7 @@ def test_peers_that_have_gone_are_forgotten() -> None:
 def test_who_is_asked_for_twice_at_once_is_dialled_once() -> None:
     async def main() -> None:
         network = MemoryNetwork(delay=0.1)
-        hops = Hops(network.transport(PeerId("client")), 5.0)
+        hops = Hops(network.transport(PeerId("client")), 5.0, lambda _: None)
         await network.transport(PeerId("peer")).serve(PROTOCOL, listen)
         one, other = await asyncio.gather(*(hops.to(Contact(PeerId("peer"))) for _ in range(2)))
         assert one is other
