@@ -13,28 +13,27 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from peers.changes import Change, Fit
+from peers.changes import Change
 from peers.company import Company
 from peers.courtesy import Courtesy
 from peers.depth import Depth
-from peers.fits import Fits
 from peers.hop_session import HopSession
 from peers.hosted import HostedAdapter
-from peers.inbox import Inbox, Letter
+from peers.inbox import Letter
 from peers.kv import PagedRows
-from peers.leases import Leases
 from peers.limits import EngineLimits
 from peers.outbox import Outbox
 from peers.pages import PagePool
 from peers.plan import Waiting, share_out
 from peers.prefixes import Prefixes, SharedPage
 from peers.reading import Reading
+from peers.reception import Reception
+from peers.resending import kept
+from peers.room import Room
 from peers.sending import aside_frame, frames, tokens_per_frame
-from peers.shares import Held, take_back
 from peers.span import BlockSpan, RowSlice
 from peers.stats import EngineStats
 from peers.training.desk import TrainingDesk
-from peers.uploads import Uploads
 from peers.work import Passed, Piece, Work, pick
 from swarm.codecs import body_size, decode
 from swarm.errors import Busy as BusyError
@@ -83,19 +82,16 @@ class Engine:
         """`clock`: seconds that only grow. The KV budget is the span's own pool; `outbox_tokens` is the outbox's.
         `training`: who sees to fine-tuning between batches. `hosted`: adapters that whoever asks may use."""
         self._span = span
-        self._model = model
         self._max_positions = max_positions
         self._limits = limits or EngineLimits()
         self._clock = clock
         self._training = training
-        self._leases = Leases(span.pool)
         sent = PagePool(span.pool.pages_for(outbox_tokens), span.pool.page_size)
         self._outbox = Outbox(PagedRows(sent, span.hidden_size, span.dtype))
         self._prefixes = Prefixes(span.pool, sent)
-        self._hosted = {each.digest: each for each in hosted}
-        self._uploads = Uploads(self._limits, {key: own for each in hosted for key, own in each.blocks.items()})
-        self._fits = Fits(span.fit, self._limits)
         self._sessions: dict[SessionId, HopSession] = {}
+        self._room = Room(span.pool, self._limits, self._sessions, self._end, clock)
+        self._reception = Reception(span, model, self._limits, hosted, self._sessions, self._room, clock)
         self._turns: OrderedDict[SessionId, HopSession] = OrderedDict()  # those with something to do, in order of turn
         self._company = Company(clock)
         self._courtesy = Courtesy(clock)
@@ -136,7 +132,7 @@ class Engine:
             self._blame(sender, str(error))
             return
         session = self._sessions.get(message.session)
-        if session is None and isinstance(message, Adapter) and self._uploads.expects(sender, message):
+        if session is None and isinstance(message, Adapter) and self._reception.expects(sender, message):
             self._take(sender, message)
         elif session is None and self._training is not None and self._training.concerns(message):
             self._training.receive(sender, message)
@@ -157,7 +153,7 @@ class Engine:
         for session in [s for s in self._sessions.values() if s.owner == peer]:
             self._forget(session)
         self._reading.gone(peer)
-        self._uploads.gone(peer)
+        self._reception.gone(peer)
         if self._training is not None:
             self._training.gone(peer)
 
@@ -172,7 +168,7 @@ class Engine:
         oldest = self._clock() - self._limits.idle_seconds
         for session in [s for s in self._sessions.values() if s.heard < oldest and not s.waits]:
             text = f"nothing was heard of this session for {self._limits.idle_seconds:.0f} s, so it was freed"
-            self._fail(session, FaultCode.UNKNOWN_SESSION, text)
+            self._end(session, text)
         if self._training is not None:
             self._training.expire()
 
@@ -196,7 +192,7 @@ class Engine:
             queue_bytes=self._inbox_bytes,
             page_tokens=self._span.pool.page_size,
             kv_tokens=self._span.pool.tokens,
-            kv_tokens_free=self._leases.free_tokens,
+            kv_tokens_free=self._room.free_tokens,
             outbox_tokens_free=self._outbox.free_tokens,
             tokens_done=self._tokens_done,
             tokens_shared=self._tokens_shared,
@@ -239,68 +235,29 @@ class Engine:
 
     def _open(self, sender: PeerId, message: Open) -> None:
         try:
-            self._check_open(sender, message)
-            keys = self._keys(message)
-            if lacking := self._uploads.lacking(sender, message.session, keys):
-                self._send(sender, Missing(message.session, 0, lacking))
-                return
-            fits = self._fitted(sender, keys)
-            if not self._raise_to(message.session, sender, self._span.pool.pages_for(message.lease)):
-                raise self._full(f"{message.lease} tokens are wanted and {self._leases.free_tokens} are free")
+            session = self._reception.admit(sender, message)
         except (HopError, BusyError) as error:
             self._turn_away(sender, message.session, error)
-        else:
-            inbox = Inbox(self._limits.inbox_frames, self._limits.inbox_bytes)
-            session = HopSession.opened(sender, message, keys, fits, self._span.cache, inbox, self._clock())
-            self._sessions[session.id] = session
-            self._opened += 1
-            self._send(sender, Ready(session.id))
+            return
+        if isinstance(session, Missing):
+            self._send(sender, session)
+            return
+        self._sessions[session.id] = session
+        self._opened += 1
+        self._send(sender, Ready(session.id))
 
     def _take(self, sender: PeerId, message: Adapter) -> None:
         """An adapter for a session that is about to be opened."""
-        used = {(session.owner, key) for session in self._sessions.values() for _, key in session.adapters}
         try:
-            self._uploads.take(sender, message, used)
+            self._reception.take(sender, message)
         except (HopError, BusyError) as error:
-            self._uploads.forget(message.session)
             self._turn_away(sender, message.session, error)
-
-    def _keys(self, message: Open) -> AdapterKeys:
-        """What a session's blocks here are changed by. Raises HopError for an adapter that is not hosted here."""
-        if message.hosted is None:
-            return message.own_adapters
-        if message.hosted not in self._hosted:
-            text = f"this peer does not host the adapter {message.hosted}: ask one that does, or load it yourself"
-            raise HopError(FaultCode.REFUSED, text)
-        return self._hosted[message.hosted].within(message.hop)
-
-    def _fitted(self, owner: PeerId, keys: AdapterKeys) -> tuple[Fit, ...]:
-        """What adapters that are here do to blocks. Raises HopError when they don't fit them, or Busy."""
-        return tuple(self._fits.of(block, key, self._uploads.get(owner, key)) for block, key in keys)
 
     def _turn_away(self, sender: PeerId, session: SessionId, error: HopError | BusyError) -> None:
         if isinstance(error, BusyError):
             self._send_busy(sender, Busy(session, error.retry_after, str(error)))
         else:
             self._send_fault(sender, Fault(session, FaultCode(error.code), str(error)))
-
-    def _check_open(self, sender: PeerId, message: Open) -> None:
-        """Whether a session can be opened, its adapters and room for it aside. Raises HopError or Busy."""
-        limits, pool = self._limits, self._span.pool
-        if message.model != self._model:
-            raise HopError(FaultCode.REFUSED, f"this peer serves model {self._model}, not {message.model}")
-        if message.hop not in self._span.blocks:
-            raise HopError(FaultCode.REFUSED, f"this peer holds blocks {self._span.blocks}, not {message.hop}")
-        most = min(limits.max_lease, pool.tokens)
-        if message.lease > most:
-            raise HopError(FaultCode.REFUSED, f"a lease of {message.lease} tokens; this peer gives {most} at most")
-        if len(self._sessions) >= limits.max_sessions:
-            raise self._full(f"all {limits.max_sessions} sessions of this peer are taken")
-        if sum(s.owner == sender for s in self._sessions.values()) >= limits.max_sessions_per_owner:
-            raise self._full(f"a client may have {limits.max_sessions_per_owner} sessions here")
-
-    def _full(self, text: str) -> BusyError:
-        return BusyError(text, self._limits.retry_seconds)
 
     def _accept(self, session: HopSession, sender: PeerId, message: Message, size: int) -> None:
         match message:
@@ -344,7 +301,7 @@ class Engine:
             text = "this session is not known here: it was closed, or idle for too long, or the peer has restarted"
             self._send_fault(sender, Fault(message.session, FaultCode.UNKNOWN_SESSION, text))
         elif isinstance(message, Close):
-            self._uploads.forget(message.session)
+            self._reception.forget(message.session)
         else:
             self._ignored += 1
 
@@ -420,7 +377,7 @@ class Engine:
         hidden = decode(step.body, step.codec, width)
         if not torch.isfinite(hidden).all():
             raise HopError(FaultCode.BAD_INPUT, "the step brings hidden states that are not finite")
-        self._promise(session, session.pages_for(rows))
+        self._room.promise(session, session.pages_for(rows))
         new = pick(hidden, parts)
         session.begin(rows, step, new, letter.sender)
         return Work(rows, new, letter.arrived, Passed.by(step))
@@ -430,70 +387,22 @@ class Engine:
             most = self._limits.max_rows_per_session
             raise HopError(FaultCode.REFUSED, f"a session may have {most} rows here, not {rows}")
 
-    def _promise(self, session: HopSession, pages: int) -> None:
-        """Extends the lease where `pages` more go beyond it. Raises Busy."""
-        if not self._raise_to(session.id, session.owner, session.pages + pages):
-            need, free = pages * self._span.pool.page_size, self._leases.free_tokens
-            raise self._full(f"no room: {need} more tokens go beyond the lease of {session.lease}, and {free} are free")
-
-    def _raise_to(self, session: SessionId, owner: PeerId, pages: int) -> bool:
-        """Promises `pages` in all to a session; where there is no room, at the cost of who has too much and does not
-        use it."""
-        if self._leases.raise_to(session, pages):
-            return True
-        more = pages - self._leases.promised(session)
-        lacking, size = more - self._leases.free, self._span.pool.page_size
-        for held, kept in take_back(self._holdings(session), owner, more, lacking, self._span.pool.pages):
-            other = self._sessions[held.session]
-            if kept or not other.pages:
-                other.lease = min(other.lease, kept * size)
-                self._leases.lower_to(other.id, kept)
-            else:
-                self._fail(other, FaultCode.UNKNOWN_SESSION, "others needed the room of this session, which rested")
-        return self._leases.raise_to(session, pages)
-
-    def _holdings(self, asking: SessionId) -> list[Held]:
-        return [self._holding(each, asking) for each in self._sessions.values()]
-
-    def _holding(self, session: HopSession, asking: SessionId) -> Held:
-        """Who is at work, and for whom room is made, is left alone."""
-        promised = self._leases.promised(session.id)
-        if session.waits or session.id == asking:
-            return Held(session.id, session.owner, promised, promised, 0.0)
-        return Held(session.id, session.owner, promised, session.pages, self._clock() - session.worked)
-
-    def _settle(self, session: HopSession) -> None:
-        """Takes back what was promised beyond the lease and is no longer used."""
-        self._leases.lower_to(session.id, max(self._span.pool.pages_for(session.lease), session.pages))
-
     def _fork(self, session: HopSession, message: Fork) -> None:
         """Raises HopError or Busy; then nothing has changed."""
         self._check_rows(max(len(message.forks), session.check_fork(message)))
-        self._promise(session, session.fork_pages(message))
+        self._room.promise(session, session.fork_pages(message))
         for entry, last in session.new_forks(message):
             self._outbox.fork(session.id, entry.src, entry.at, entry.dst)
             session.fork(entry, last=last)
         for row in message.drop:
             self._outbox.forget_row(session.id, row)
             session.drop(row)
-        self._settle(session)
+        self._room.settle(session)
         if message.onward and session.next is not None:
             self._send(session.next.peer, Fork(session.sends_as, message.forks, message.drop))
 
     def _open_again(self, session: HopSession, message: Open) -> None:
-        if message.model != self._model or message.hop != session.hop:
-            text = f"this session is open for blocks {session.hop} of model {self._model}"
-            raise HopError(FaultCode.REFUSED, text)
-        if self._keys(message) != session.adapters:
-            raise HopError(FaultCode.REFUSED, "a session keeps its adapters: open another one to change them")
-        if message.lease > session.lease:
-            most = min(self._limits.max_lease, self._span.pool.tokens)
-            if message.lease > most:
-                raise HopError(FaultCode.REFUSED, f"a lease of {message.lease} tokens; this peer gives {most} at most")
-            if not self._raise_to(session.id, session.owner, self._span.pool.pages_for(message.lease)):
-                raise self._full(f"{message.lease} tokens are wanted and {self._leases.free_tokens} more are free")
-        session.lease = message.lease
-        self._settle(session)
+        self._reception.change(session, message)
         self._send(session.owner, Ready(session.id))
 
     def _resend(self, session: HopSession) -> None:
@@ -503,8 +412,7 @@ class Engine:
             session.resends.clear()
             self._tell(session, FaultCode.NO_OUTBOX, "what is to be sent again is no longer kept here")
         elif found[0]:
-            rows, outputs = found
-            self._outgoing.extend(frames(session, rows, torch.cat(outputs), Passed(), self._limits.frame_bytes))
+            self._outgoing.extend(frames(session, *found, Passed(), self._limits.frame_bytes))
 
     def _send_aside(self, session: HopSession) -> None:
         """One frame's worth for whoever is to take over from the next hop; steps go on meanwhile. What is no longer
@@ -514,34 +422,15 @@ class Engine:
             return
         found = self._kept(session, aside.resends, last=False)
         if found is not None and found[0]:
-            rows, outputs = found
-            self._outgoing.append(aside_frame(session, aside, rows, torch.cat(outputs)))
+            self._outgoing.append(aside_frame(session, aside, *found))
         if found is None or not aside.resends:
             session.aside = None
 
     def _kept(
         self, session: HopSession, resends: deque[Resend], *, last: bool
-    ) -> tuple[tuple[StepRow, ...], list[Tensor]] | None:
-        """The next frame's worth of `resends`, taken off them; None when it is no longer kept."""
+    ) -> tuple[tuple[StepRow, ...], Tensor] | None:
         room = tokens_per_frame(session.codec, self._span.hidden_size, self._limits.frame_bytes)
-        rows: list[StepRow] = []
-        outputs: list[Tensor] = []
-        while resends and room:
-            resend = resends[0]
-            stop = session.position(resend.row)
-            if not self._outbox.keeps(session.id) or self._outbox.length(session.id, resend.row) < stop:
-                return None
-            start = max(resend.start, resend.want) if last else resend.start
-            n = min(room, stop - start)
-            if n > 0:
-                rows.append(StepRow(resend.row, start, n, resend.want))
-                outputs.append(self._outbox.read(session.id, resend.row, start, start + n))
-                room -= n
-            if n <= 0 or start + n == stop:
-                resends.popleft()
-            else:
-                resends[0] = Resend(resend.row, start + n, resend.want)
-        return tuple(rows), outputs
+        return kept(self._outbox, session, resends, room, last=last)
 
     def _adopt(self, session: HopSession) -> None:
         """Takes over what was computed for another row that begins alike, and sends it on like what is computed now."""
@@ -657,7 +546,7 @@ class Engine:
         session.heard = session.worked = now
         if not work.tokens:
             session.work = None
-            self._settle(session)
+            self._room.settle(session)
 
     # --- small things -----------------------------------------------------------------------------------------------
 
@@ -688,6 +577,9 @@ class Engine:
         self._tell(session, code, text)
         self._forget(session)
 
+    def _end(self, session: HopSession, why: str) -> None:
+        self._fail(session, FaultCode.UNKNOWN_SESSION, why)
+
     def _forget(self, session: HopSession) -> None:
         del self._sessions[session.id]
         self._turns.pop(session.id, None)
@@ -695,7 +587,7 @@ class Engine:
         self._inbox_bytes -= session.inbox.bytes
         session.release()
         self._outbox.forget(session.id)
-        self._leases.end(session.id)
+        self._room.leave(session.id)
 
 
 def _tokens_of(batch: Batch) -> Mapping[PeerId, int]:
