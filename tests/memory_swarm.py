@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,8 +29,11 @@ from swarm.ids import PeerId, RowId, Span
 from swarm.memory import MemoryDirectory, MemoryNetwork, MemoryTransport, Shelf
 from swarm.messages import Contact
 from swarm.record import PeerRecord, PeerState
+from tests.virtual import run_virtual
 
-__all__ = ["MemorySwarm", "Reference"]
+__all__ = ["MemorySwarm", "Reference", "feed", "in_swarm", "same"]
+
+LONGEST = 7200.0  # virtual seconds of a play
 
 
 class Reference:
@@ -259,6 +262,16 @@ class MemorySwarm:
         return session
 
 
+def in_swarm(checkpoint: Checkpoint, play: Callable[[MemorySwarm], Awaitable[None]], **network: float) -> None:
+    """`play` in virtual time, in a swarm without peers; `network`: what a MemoryNetwork is given."""
+
+    async def main() -> None:
+        async with asyncio.timeout(LONGEST), MemorySwarm(checkpoint, MemoryNetwork(**network)) as swarm:
+            await play(swarm)
+
+    run_virtual(main())
+
+
 async def _serve(node: PeerNode) -> None:
     with suppress(ExecutorLost):
         await node.run()
@@ -271,3 +284,8 @@ async def feed(
     chunks = [RowChunk(row, len(t), len(t) if want is None else want, t) for row, t in rows.items()]
     hidden = torch.cat([reference.embed(t, session.positions.get(row, 0)) for row, t in rows.items()])
     return await session.step(chunks, hidden)
+
+
+def same(one: Tensor, other: Tensor) -> bool:
+    """As near as different batches leave what is computed in fp32."""
+    return torch.allclose(one, other, atol=1e-4, rtol=1e-4)

@@ -10,8 +10,8 @@ from clients.events import ChainChanged, PeerLost, Step, Waiting
 from clients.session import Session
 from swarm.checkpoint import Checkpoint
 from swarm.ids import PeerId, Span
-from tests.clients.test_session import PROMPT, in_swarm, same
-from tests.memory_swarm import MemorySwarm, Reference, feed
+from tests.clients.test_session import PROMPT
+from tests.memory_swarm import MemorySwarm, Reference, feed, in_swarm, same
 
 LONG = 60.0
 

@@ -17,8 +17,7 @@ from clients.overload import STEPS
 from clients.session import Session
 from swarm.checkpoint import Checkpoint
 from swarm.ids import PeerId, Span
-from tests.clients.test_session import in_swarm, same
-from tests.memory_swarm import MemorySwarm, Reference, feed
+from tests.memory_swarm import MemorySwarm, Reference, feed, in_swarm, same
 
 WHOLE = Span(0, 4)
 PASS, TOKEN = 0.4, 0.04  # seconds: as slow as peers may be, so that a minute has few steps

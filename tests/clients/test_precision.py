@@ -1,7 +1,5 @@
 """Which precisions a client takes, and what replaces a lost peer."""
 
-from collections.abc import Awaitable, Callable
-
 import pytest
 import torch
 
@@ -9,20 +7,10 @@ from clients.events import ChainChanged
 from swarm.checkpoint import Checkpoint
 from swarm.errors import MissingBlocks
 from swarm.ids import Span
-from swarm.memory import MemoryNetwork
-from tests.memory_swarm import MemorySwarm, Reference, feed
-from tests.virtual import run_virtual
+from tests.memory_swarm import MemorySwarm, Reference, feed, in_swarm
 
 PROMPT = torch.tensor([5, 9, 17, 33])
 ALL = Span(0, 4)
-
-
-def in_swarm(checkpoint: Checkpoint, play: Callable[[MemorySwarm], Awaitable[None]]) -> None:
-    async def main() -> None:
-        async with MemorySwarm(checkpoint, MemoryNetwork(delay=0.01)) as swarm:
-            await play(swarm)
-
-    run_virtual(main())
 
 
 def hops(swarm: MemorySwarm) -> list[str]:
@@ -41,7 +29,7 @@ def test_only_peers_of_the_precisions_asked_for_are_used(
         assert hops(swarm) == [precision]
         await session.close()
 
-    in_swarm(checkpoint, play)
+    in_swarm(checkpoint, play, delay=0.01)
 
 
 def test_peers_in_other_precisions_count_as_missing_and_the_error_says_why(
@@ -56,7 +44,7 @@ def test_peers_in_other_precisions_count_as_missing_and_the_error_says_why(
         with pytest.raises(MissingBlocks, match="takes only peers that compute in bf16 or fp32"):
             await swarm.session(client, reference, patience=1.0)
 
-    in_swarm(checkpoint, play)
+    in_swarm(checkpoint, play, delay=0.01)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int4"])
@@ -76,4 +64,4 @@ def test_a_lost_peer_is_replaced_by_one_that_computes_alike(
         assert hops(swarm) == ["first", precision]
         await session.close()
 
-    in_swarm(checkpoint, play)
+    in_swarm(checkpoint, play, delay=0.01)

@@ -1,7 +1,6 @@
 """Sessions over a swarm in memory: the same outputs as one piece, whatever happens to the peers."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 import pytest
 import torch
@@ -11,25 +10,10 @@ from peers.link import InlineLink
 from swarm.checkpoint import Checkpoint
 from swarm.errors import Busy, MissingBlocks
 from swarm.ids import PeerId, Span
-from swarm.memory import MemoryNetwork
 from swarm.record import PeerState
-from tests.memory_swarm import MemorySwarm, Reference, feed
-from tests.virtual import run_virtual
+from tests.memory_swarm import MemorySwarm, Reference, feed, in_swarm, same
 
 PROMPT = torch.tensor([5, 9, 17, 33, 2, 64, 101, 7])
-LONGEST = 7200.0  # virtual seconds
-
-
-def in_swarm(checkpoint: Checkpoint, play: Callable[[MemorySwarm], Awaitable[None]], **network: float) -> None:
-    async def main() -> None:
-        async with asyncio.timeout(LONGEST), MemorySwarm(checkpoint, MemoryNetwork(**network)) as swarm:
-            await play(swarm)
-
-    run_virtual(main())
-
-
-def same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return torch.allclose(one, other, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("cuts", [(4,), (1, 4), (1, 2, 4), (2, 3, 4)])

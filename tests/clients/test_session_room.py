@@ -7,8 +7,7 @@ import torch
 from clients.session import Session
 from swarm.checkpoint import Checkpoint
 from swarm.ids import RowId, Span
-from tests.clients.test_session import in_swarm, same
-from tests.memory_swarm import MemorySwarm, Reference, feed
+from tests.memory_swarm import MemorySwarm, Reference, feed, in_swarm, same
 
 SPANS = {"a": Span(0, 2), "b": Span(2, 4)}
 TOKENS = torch.arange(3, 43)

@@ -1,7 +1,6 @@
 """Sessions tell slow peers from dead ones, in virtual time; seconds here are those of the loop."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 import torch
 
@@ -11,20 +10,11 @@ from clients.session import Session
 from peers.link import InlineLink
 from swarm.checkpoint import Checkpoint
 from swarm.ids import PeerId, Span
-from swarm.memory import MemoryNetwork
-from tests.memory_swarm import MemorySwarm, Reference, feed
-from tests.virtual import VirtualLoop, run_virtual
+from tests.memory_swarm import MemorySwarm, Reference, feed, in_swarm, same
+from tests.virtual import VirtualLoop
 
 PROMPT = torch.arange(3, 43)
 FIXED = Client.stall_floor + Client.answer_bounds.cold_floor  # until silence is noticed, where nothing was measured
-
-
-def in_swarm(checkpoint: Checkpoint, play: Callable[[MemorySwarm], Awaitable[None]]) -> None:
-    async def main() -> None:
-        async with asyncio.timeout(7200.0), MemorySwarm(checkpoint, MemoryNetwork(delay=0.01)) as swarm:
-            await play(swarm)
-
-    run_virtual(main())
 
 
 async def decode(session: Session, reference: Reference, steps: int) -> float:
@@ -55,7 +45,7 @@ def test_a_peer_that_says_nothing_is_given_up_much_sooner_once_its_pace_is_known
         assert [event.peer for event in swarm.events if isinstance(event, PeerLost)] == ["a"]
         await session.close()
 
-    in_swarm(checkpoint, play)
+    in_swarm(checkpoint, play, delay=0.01)
 
 
 def test_a_peer_ten_times_slower_than_it_says_is_not_given_up(checkpoint: Checkpoint, reference: Reference) -> None:
@@ -70,13 +60,13 @@ def test_a_peer_ten_times_slower_than_it_says_is_not_given_up(checkpoint: Checkp
         assert session.chain.hops[0].peer == "a"
         row = session.new_row()
         outputs = await feed(session, reference, {row: PROMPT})
-        assert torch.allclose(outputs, reference.outputs(PROMPT), atol=1e-4, rtol=1e-4)
+        assert same(outputs, reference.outputs(PROMPT))
         await decode(session, reference, 5)
         assert not [event for event in swarm.events if isinstance(event, PeerLost)]
         assert session.chain.hops[0].peer == "a"
         await session.close()
 
-    in_swarm(checkpoint, play)
+    in_swarm(checkpoint, play, delay=0.01)
 
 
 def test_a_peer_that_becomes_slow_in_the_middle_is_not_given_up(checkpoint: Checkpoint, reference: Reference) -> None:
@@ -92,7 +82,7 @@ def test_a_peer_that_becomes_slow_in_the_middle_is_not_given_up(checkpoint: Chec
         assert not [event for event in swarm.events if isinstance(event, PeerLost)]
         await session.close()
 
-    in_swarm(checkpoint, play)
+    in_swarm(checkpoint, play, delay=0.01)
 
 
 def test_a_peer_that_was_given_up_and_speaks_again_on_the_same_stream_is_given_more_time(
@@ -116,7 +106,7 @@ def test_a_peer_that_was_given_up_and_speaks_again_on_the_same_stream_is_given_m
         assert client.answer_limit(hop) > 1.9 * before
         await session.close()
 
-    in_swarm(checkpoint, play)
+    in_swarm(checkpoint, play, delay=0.01)
 
 
 def test_new_chains_pass_by_a_peer_that_died_as_long_as_its_record_is_older(
@@ -139,7 +129,7 @@ def test_new_chains_pass_by_a_peer_that_died_as_long_as_its_record_is_older(
         )
         await session.close()
 
-    in_swarm(checkpoint, play)
+    in_swarm(checkpoint, play, delay=0.01)
 
 
 def test_a_newer_record_brings_a_peer_back(checkpoint: Checkpoint, reference: Reference) -> None:
@@ -155,7 +145,7 @@ def test_a_newer_record_brings_a_peer_back(checkpoint: Checkpoint, reference: Re
         await client.refresh()
         assert len(client.plan(Span(0, 4), source=client.me.peer, sink=client.me.peer)) == 1
 
-    in_swarm(checkpoint, play)
+    in_swarm(checkpoint, play, delay=0.01)
 
 
 def test_what_comes_while_a_client_was_stopped_is_looked_at_before_anybody_is_given_up(
@@ -177,7 +167,7 @@ def test_what_comes_while_a_client_was_stopped_is_looked_at_before_anybody_is_gi
         assert not [event for event in swarm.events if isinstance(event, PeerLost)]
         await session.close()
 
-    in_swarm(checkpoint, play)
+    in_swarm(checkpoint, play, delay=0.01)
 
 
 HOUR = 3600.0
@@ -198,11 +188,11 @@ def test_a_client_that_slept_for_an_hour_goes_on_with_the_same_outputs(
         assert [member.engine.stats().sessions for member in swarm.members.values()] == [0, 0], "peers keep nothing"
         swarm.network.resume(PeerId("client"))
         outputs = await feed(session, reference, {row: PROMPT[30:]})
-        assert torch.allclose(outputs, expected[30:], atol=1e-4, rtol=1e-4)
+        assert same(outputs, expected[30:])
         assert not client.backoff.avoided(), "nobody is blamed"
         await session.close()
 
-    in_swarm(checkpoint, play)
+    in_swarm(checkpoint, play, delay=0.01)
 
 
 def test_a_peer_that_sleeps_for_an_hour_is_gone_around_and_keeps_no_session(
@@ -217,7 +207,7 @@ def test_a_peer_that_sleeps_for_an_hour_is_gone_around_and_keeps_no_session(
         await swarm.add("spare", Span(0, 4))
         swarm.network.hang(PeerId("a"))
         outputs = await feed(session, reference, {row: PROMPT[30:]})
-        assert torch.allclose(outputs, expected[30:], atol=1e-4, rtol=1e-4)
+        assert same(outputs, expected[30:])
         await asyncio.sleep(HOUR)
         swarm.network.resume(PeerId("a"))
         await asyncio.sleep(1.0)
@@ -228,4 +218,4 @@ def test_a_peer_that_sleeps_for_an_hour_is_gone_around_and_keeps_no_session(
         assert client.plan(Span(0, 4), source=client.me.peer, sink=client.me.peer)[0].peer == "a"
         await session.close()
 
-    in_swarm(checkpoint, play)
+    in_swarm(checkpoint, play, delay=0.01)

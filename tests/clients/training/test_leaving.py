@@ -9,8 +9,8 @@ from clients.training.chains import INPUTS, TrainingChains
 from swarm.checkpoint import Checkpoint
 from swarm.ids import PeerId, Span
 from swarm.training import MicroBatch
-from tests.clients.test_session import PROMPT, in_swarm, same
-from tests.memory_swarm import MemorySwarm, Reference
+from tests.clients.test_session import PROMPT
+from tests.memory_swarm import MemorySwarm, Reference, in_swarm, same
 
 LONG = 60.0
 BATCH = MicroBatch(0, (len(PROMPT),), (), None)
