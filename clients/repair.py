@@ -5,7 +5,7 @@ The same procedure opens a session (a chain that is one hole), replaces dead hop
 
 import asyncio
 import random
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from types import MappingProxyType
@@ -206,28 +206,31 @@ class Repair:
     def others(self, legs: Collection[Leg], away: Collection[PeerId] = ()) -> tuple[Hop, ...] | None:
         """Who would compute the blocks of `legs` in their place, in the same precisions, and not being one of them or
         of those to stay away from; None when nobody would."""
-        parted = {leg.session for leg in legs}
-        staying = [leg for leg in self._chain.legs if leg.session not in parted]
         try:
-            planned = self._planned(self._chain.legs, staying, avoid={leg.peer for leg in legs} | set(away))
+            planned = self._without(legs, away)
         except MissingBlocks:
             return None
-        known = {leg.session for leg in staying}
-        fresh = tuple(leg.hop for leg in planned if leg.session not in known)
-        same = {hop.precision for hop in fresh} <= {leg.hop.precision for leg in legs}
-        return fresh if same else None
+        fresh = self._new_in(planned)
+        return fresh if _as_precise(fresh, legs) else None
+
+    def _without(self, legs: Collection[Leg], away: Collection[PeerId]) -> list[Leg]:
+        """The chain with others in place of `legs`, and none of `away` among these. Raises MissingBlocks."""
+        parted = {leg.session for leg in legs}
+        staying = [leg for leg in self._chain.legs if leg.session not in parted]
+        return self._planned(self._chain.legs, staying, avoid={leg.peer for leg in legs} | set(away))
+
+    def _new_in(self, planned: Sequence[Leg]) -> tuple[Hop, ...]:
+        known = {leg.session for leg in self._chain.legs}
+        return tuple(leg.hop for leg in planned if leg.session not in known)
 
     async def prepare(self, parting: Parting, rows: Collection[RowId]) -> tuple[Leg, ...]:
         """The chain with others in place of those that the session parts with. Sessions are open on them that send
         nothing on of `rows`, and nobody knows of them yet. Raises MissingBlocks, Busy or NetworkError."""
-        had, away = self._chain.legs, {leg.session for leg in parting.legs}
-        staying = [leg for leg in had if leg.session not in away]
-        legs = self._planned(had, staying, avoid={leg.peer for leg in parting.legs} | set(parting.away))
-        known = {leg.session for leg in staying}
-        new = [leg.hop for leg in legs if leg.session not in known]
+        known = {leg.session for leg in self._chain.legs}
+        legs = self._without(parting.legs, parting.away)
         if parting.most is not None:
-            same = {hop.precision for hop in new} <= {leg.hop.precision for leg in parting.legs}
-            if not same or sum(map(parting.seconds, new)) > parting.most:
+            new = self._new_in(legs)
+            if not _as_precise(new, parting.legs) or sum(map(parting.seconds, new)) > parting.most:
                 raise NetworkError("nobody else is expected to be much faster any more")
         mute = dict.fromkeys(rows, MAX_POSITION)
         fresh = []
@@ -406,3 +409,8 @@ def _first_behind(legs: Sequence[Leg], lengths: Mapping[RowId, int]) -> Leg:
 
 def _ranges(blocks: Sequence[int]) -> str:
     return f"{min(blocks)}:{max(blocks) + 1}" if blocks else "of the model"
+
+
+def _as_precise(hops: Iterable[Hop], legs: Iterable[Leg]) -> bool:
+    """Whether they compute in no other precisions than those of `legs`."""
+    return {hop.precision for hop in hops} <= {leg.hop.precision for leg in legs}

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from peers.announce import Announcer
+from peers.sight import look_around
 from routing.placement import Placement, place
 from routing.view import View
 from swarm.directory import Directory
@@ -20,7 +21,6 @@ __all__ = ["Chooser", "Room"]
 _log = logging.getLogger(__name__)
 
 USUAL_BLOCK_RATE = 500.0  # rows per second through one block, assumed where nobody is there to compare with
-READ_PATIENCE = 15.0  # seconds for one reading of the directory
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +115,7 @@ class Chooser:
 
     async def _view(self) -> View:
         self._read_at = asyncio.get_running_loop().time()
-        try:
-            async with asyncio.timeout(READ_PATIENCE):
-                records = await self._directory.read(self._model)
-        except TimeoutError:
-            raise NetworkError(f"the directory did not answer within {READ_PATIENCE:.0f} s") from None
-        return View.of(records, model=self._model, num_blocks=self._num_blocks, now=self._clock())
+        return await look_around(self._directory, self._model, self._num_blocks, self._clock)
 
 
 def guess_block_rate(view: View) -> float:

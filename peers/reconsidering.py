@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Protocol
 
+from peers.sight import look_around
 from routing.moves import reconsider
 from routing.placement import Placement
 from routing.view import View
@@ -25,7 +26,6 @@ from swarm.record import PeerRecord, PeerState
 __all__ = ["INTERVAL", "Movable", "Reconsidering"]
 
 INTERVAL = 120.0  # s between two looks on average; each is between half of it and three halves
-READ_PATIENCE = 15.0  # s for one reading of the directory
 TRIES = 3  # moves in a row that do not come about; then sessions that remain are left behind
 LONGEST_REST = 32  # looks that are let pass after a move that did not come about: 2 after the first, then 4, …
 
@@ -123,9 +123,7 @@ class Reconsidering:
         view = None if own is None else await self._view(own)
         if own is None or view is None:
             return False
-        others = (record for record in view.peers if record.peer != own.peer)
-        serving = replace(own, state=PeerState.ONLINE, issued=view.taken, expires=view.taken + 1.0)
-        with_us = View.of((*others, serving), model=view.model, num_blocks=view.num_blocks, now=view.taken)
+        with_us = view.knowing(replace(own, state=PeerState.ONLINE))
         right = (await self._placement(with_us, own)).span == to.span
         if not right:
             _log.info("the swarm has changed meanwhile, so this peer stays at blocks %s", own.span)
@@ -133,9 +131,7 @@ class Reconsidering:
 
     async def _view(self, own: PeerRecord) -> View | None:
         try:
-            async with asyncio.timeout(READ_PATIENCE):
-                records = await self._directory.read(own.model)
-        except (NetworkError, TimeoutError) as error:
+            return await look_around(self._directory, own.model, own.num_blocks, self._clock)
+        except NetworkError as error:
             _log.info("the directory does not say who else serves, so this peer stays where it is: %s", error)
             return None
-        return View.of(records, model=own.model, num_blocks=own.num_blocks, now=self._clock())

@@ -10,10 +10,11 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from peers.announce import Announcer
 from peers.choosing import Room, guess_block_rate
+from peers.sight import look_around
 from peers.stay import Pace, Stay
 from peers.vigil import Vigil
 from routing.placement import REPLICAS, Placement
@@ -37,12 +38,11 @@ _log = logging.getLogger(__name__)
 class StandbyPace:
     """Seconds. `look`, on average: between two looks at the swarm. `reconsider`, on average: until another span is
     thought of. `turn`: where nobody is ready for blocks that lack peers, the next that stands by thinks of them so much
-    later than the one before. `patience`: for one reading of the directory."""
+    later than the one before."""
 
     look: float = 2.0
     reconsider: float = 1800.0
     turn: float = 120.0
-    patience: float = 15.0
 
 
 class Standby:
@@ -103,11 +103,11 @@ class Standby:
 
     def _put_off(self) -> None:
         wait = self._pace.reconsider * self._lot.uniform(0.5, 1.5)
-        self._reconsider_at = asyncio.get_running_loop().time() + wait
+        self._reconsider_at = self._now() + wait
 
     def _another(self, view: View, current: Span) -> Placement | None:
         """Another span that should be ready rather than `current`, where it is time to think of that."""
-        now = asyncio.get_running_loop().time()
+        now = self._now()
         rank = rank_among_uncovering(view, self._peer, wanted=self._reserve.wanted, without=self._vigil.gone)
         self._uncovered = None if rank is None else self._uncovered or now
         urgent = rank is not None and self._uncovered is not None and now >= self._uncovered + rank * self._pace.turn
@@ -202,14 +202,7 @@ class Standby:
         except NetworkError as error:
             _log.info("can't see who serves: %s", error)
             return None
-        own = replace(announcer.record, issued=view.taken, expires=view.taken + self._pace.patience)
-        others = (record for record in view.peers if record.peer != self._peer)
-        return View.of((*others, own), model=view.model, num_blocks=view.num_blocks, now=view.taken)
+        return view.knowing(announcer.record)
 
     async def _view(self) -> View:
-        try:
-            async with asyncio.timeout(self._pace.patience):
-                records = await self._directory.read(self._model)
-        except TimeoutError:
-            raise NetworkError(f"the directory did not answer within {self._pace.patience:.0f} s") from None
-        return View.of(records, model=self._model, num_blocks=self._num_blocks, now=self._clock())
+        return await look_around(self._directory, self._model, self._num_blocks, self._clock)

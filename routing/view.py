@@ -1,7 +1,7 @@
 """What is known of one model's peers at one moment: an immutable snapshot of their live records."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self
 
@@ -31,6 +31,12 @@ class View:
         """The view at Unix time `now`: records of other models, expired and absurd ones are dropped."""
         live = newest(records, model=model, num_blocks=num_blocks, now=now)
         return cls(model, num_blocks, tuple(r for r in live if r.state is not PeerState.OFFLINE), now)
+
+    def knowing(self, own: PeerRecord) -> "View":
+        """The same with `own` in place of what that peer has announced, however old."""
+        others = (record for record in self.peers if record.peer != own.peer)
+        now = replace(own, issued=self.taken, expires=self.taken + 1.0)
+        return View.of((*others, now), model=self.model, num_blocks=self.num_blocks, now=self.taken)
 
     @cached_property
     def _holders(self) -> tuple[tuple[PeerRecord, ...], ...]:

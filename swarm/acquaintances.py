@@ -17,6 +17,7 @@ from math import inf
 from pathlib import Path
 
 from swarm import atomic
+from swarm.dialling import why_no_connection
 from swarm.ids import PeerId
 from swarm.messages import Contact
 
@@ -30,9 +31,7 @@ MOST_CHARACTERS = 256  # of an address
 STALE_SECONDS = 14 * 24 * 3600.0  # after which an entry is dropped
 SAVE_SECONDS = 3600.0  # after which what is the same is written again, since it was seen since
 MOST_BYTES = 1 << 17  # of a file that is read
-CONNECT_SECONDS = 4.0
 
-_TCP = re.compile(r"/(?:ip[46]|dns[46]?)/([^/]+)/tcp/(\d+)")
 _ADDRESS = re.compile(r"(/[^/\s]+)+/p2p/([1-9A-HJ-NP-Za-km-z]{40,64})")
 
 _log = logging.getLogger(__name__)
@@ -113,23 +112,8 @@ async def ways_in(given: Sequence[str], path: Path) -> tuple[str, ...]:
 
 async def _answering(addresses: Sequence[str]) -> list[str]:
     """Those where a connection can be made, or where it can't be tried because they are not plain TCP."""
-    answers = await asyncio.gather(*(_answers(address) for address in addresses))
-    return [address for address, answer in zip(addresses, answers, strict=True) if answer]
-
-
-async def _answers(address: str) -> bool:
-    match = _TCP.search(address)
-    if match is None:
-        return True
-    try:
-        async with asyncio.timeout(CONNECT_SECONDS):
-            _, writer = await asyncio.open_connection(match[1], int(match[2]))
-    except (OSError, OverflowError, UnicodeError):  # a TimeoutError is an OSError
-        return False
-    writer.close()
-    with suppress(OSError):
-        await writer.wait_closed()
-    return True
+    troubles = await asyncio.gather(*map(why_no_connection, addresses))
+    return [address for address, trouble in zip(addresses, troubles, strict=True) if trouble is None]
 
 
 def _prune(folder: Path) -> None:

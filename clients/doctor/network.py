@@ -2,7 +2,6 @@
 
 import asyncio
 import ipaddress
-import re
 import socket
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -12,6 +11,7 @@ import psutil
 
 from clients.doctor.finding import Finding, fail, fine, skipped, warn
 from swarm.addresses import announced, check_free, peer_of
+from swarm.dialling import tcp_place, why_no_connection
 from swarm.errors import NetworkError, SwarmError, Unreachable, UsageError
 from swarm.identity import Identity
 from swarm.ids import PeerId
@@ -24,7 +24,6 @@ __all__ = ["Way", "addresses", "port", "swarm_of"]
 CONNECT_SECONDS = 4.0  # for a connection to an address
 SWARM_SECONDS = 40.0  # for everything that asks a swarm
 DRIFT = CLOCK_LIMIT / 3  # seconds that a clock may differ before it is worth a word
-_TCP = re.compile(r"/(?:ip[46]|dns[46]?)/([^/]+)/tcp/(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +85,9 @@ def _announced(address: str) -> Finding:
         announced(address)
     except UsageError as error:
         return fail("announced address", str(error), "give --announce IP:PORT")
-    match = _TCP.search(address)
+    tcp = tcp_place(address)
     try:
-        place = ipaddress.ip_address(match[1]) if match else None
+        place = ipaddress.ip_address(tcp[0]) if tcp else None
     except ValueError:  # a name, which is looked up when it is dialled
         place = None
     if place is None or place.is_global:
@@ -147,7 +146,7 @@ async def _look(host: Libp2pHost, address: str) -> tuple[Finding, float | None, 
         peer = peer_of(address)
     except UsageError as error:
         return fail(check, str(error), "copy the whole address that a serving peer prints"), None, False
-    if (trouble := await _connect(address)) is not None:
+    if (trouble := await why_no_connection(address)) is not None:
         return fail(check, f"{address}: {trouble}", todo), None, False
     try:
         await host.open_transport.dial(peer, [address])
@@ -159,25 +158,6 @@ async def _look(host: Libp2pHost, address: str) -> tuple[Finding, float | None, 
     except NetworkError:
         return warn(check, f"{address} answers, but is no member of a swarm's directory", todo), None, False
     return fine(check, f"{address} answers"), offset, True
-
-
-async def _connect(address: str) -> str | None:
-    """Why no TCP connection can be made; None where one can, or the address says nothing of TCP."""
-    match = _TCP.search(address)
-    if match is None:
-        return None
-    place = f"{match[1]} port {match[2]}"
-    try:
-        async with asyncio.timeout(CONNECT_SECONDS):
-            _, writer = await asyncio.open_connection(match[1], int(match[2]))
-        writer.close()
-    except TimeoutError:
-        return f"{place} does not answer: the address is wrong, or a firewall is before it"
-    except ConnectionRefusedError:
-        return f"nothing listens at {place}"
-    except (OSError, OverflowError) as error:
-        return f"{place} can't be reached ({error})"
-    return None
 
 
 def _clock(offsets: Sequence[float], *, asked: bool) -> Finding:
@@ -231,7 +211,7 @@ async def _announced_leads_here(way: Way, asker: Libp2pHost) -> list[Finding]:
 
 async def _leads_here(asker: Libp2pHost, peer: PeerId, address: str) -> Finding:
     check, todo = "announced address", "check the address and its port, and that the router forwards it to this machine"
-    if (trouble := await _connect(address)) is not None:
+    if (trouble := await why_no_connection(address)) is not None:
         return warn(check, f"from here, {address} leads nowhere: {trouble}", f"{todo}; then try from another network")
     try:
         await asker.open_transport.dial(peer, [address.partition("/p2p/")[0]])
