@@ -30,7 +30,6 @@ from swarm.rates import threads
 
 __all__ = ["run"]
 
-HOME = "127.0.0.1"
 COPIES = 2  # of each part of the blocks: one serves, one is the hot spare
 WARM_UP_TOKENS = 8
 
@@ -39,9 +38,8 @@ def run(trial: FailuresTrial, notes: Console) -> None:
     """Measure and print. Raises SwarmError."""
     checkpoint = resolve(trial.model, cache=trial.cache)
     shares(checkpoint.num_blocks, trial.peers)  # before anything is started
-    targets = free_ports(COPIES * trial.peers)
-    with FarAway(targets, Line(trial.delay, trial.bandwidth)) as far:
-        rounds, others = _measure(trial, checkpoint, targets, far, notes)
+    with FarAway(free_ports(COPIES * trial.peers), Line(trial.delay, trial.bandwidth)) as far:
+        rounds, others = _measure(trial, checkpoint, far, notes)
     report = FailureReport(trial, rounds)
     settings = {**asdict(trial), "cache": str(trial.cache)}
     publish(
@@ -52,12 +50,9 @@ def run(trial: FailuresTrial, notes: Console) -> None:
     )
 
 
-def _measure(
-    trial: FailuresTrial, checkpoint: Checkpoint, targets: Sequence[int], far: FarAway, notes: Console
-) -> tuple[list[Round], float]:
+def _measure(trial: FailuresTrial, checkpoint: Checkpoint, far: FarAway, notes: Console) -> tuple[list[Round], float]:
     """Of each round; and how many processors worked for others."""
-    notes.print(f"starting {len(targets)} peers, {COPIES} for each of {trial.peers} parts of the blocks …")
-    announcing = [("--port", str(t), "--announce", f"{HOME}:{p}") for t, p in zip(targets, far.ports, strict=True)]
+    notes.print(f"starting {COPIES * trial.peers} peers, {COPIES} for each of {trial.peers} parts of the blocks …")
     with (
         Fleet(
             trial.model,
@@ -66,7 +61,7 @@ def _measure(
             Layout(trial.peers, "fp32"),
             peer_threads=trial.peer_threads,
             client_threads=trial.client_threads,
-            options=announcing,
+            options=far.peer_options,
             copies=COPIES,
         ) as fleet,
         Bystanders() as bystanders,

@@ -16,6 +16,7 @@ __all__ = ["FarAway", "Line", "free_ports"]
 
 ROOT = Path(__file__).resolve().parents[2]  # where `clients` can be imported from
 END_SECONDS = 10.0
+HOME = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,8 @@ class FarAway:
     should (mean and worst), `bytes` and `connections`."""
 
     def __init__(self, targets: Sequence[int], line: Line) -> None:
-        self._settings = json.dumps({"targets": list(targets), **asdict(line)})
+        self._targets = tuple(targets)
+        self._settings = json.dumps({"targets": self._targets, **asdict(line)})
         self._process: subprocess.Popen[str] | None = None
         self.ports: tuple[int, ...] = ()
         self.said: dict[str, float] = {}  # at its end
@@ -56,6 +58,12 @@ class FarAway:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+    @property
+    def peer_options(self) -> list[tuple[str, ...]]:
+        """For a peer at each target, so that it is announced where its line begins."""
+        pairs = zip(self._targets, self.ports, strict=True)
+        return [("--port", str(target), "--announce", f"{HOME}:{port}") for target, port in pairs]
 
     def cut(self, index: int, dialled_from: Sequence[int] = ()) -> int:
         """Break every connection over one line, and over the others what was dialled from these ports, as if the

@@ -22,7 +22,6 @@ from swarm.quality import prose
 
 __all__ = ["run"]
 
-HOME = "127.0.0.1"
 PLAIN = "none"
 
 
@@ -30,10 +29,7 @@ def run(trial: FarTrainTrial, notes: Console) -> None:
     """Measure and print. Raises SwarmError."""
     checkpoint = resolve(trial.model, cache=trial.cache)
     shares(checkpoint.num_blocks, trial.peers)  # before anything is started
-    targets = free_ports(trial.peers)
-    with FarAway(targets, Line(trial.delay, trial.bandwidth)) as far:
-        pairs = zip(targets, far.ports, strict=True)
-        options = [("--port", str(target), "--announce", f"{HOME}:{port}") for target, port in pairs]
+    with FarAway(free_ports(trial.peers), Line(trial.delay, trial.bandwidth)) as far:
         notes.print(f"starting {trial.peers} peers behind lines …")
         with ExitStack() as stack:
             fleet = stack.enter_context(
@@ -44,7 +40,7 @@ def run(trial: FarTrainTrial, notes: Console) -> None:
                     Layout(trial.peers, "fp32"),
                     peer_threads=trial.peer_threads,
                     client_threads=trial.client_threads,
-                    options=options,
+                    options=far.peer_options,
                 )
             )
             names = dict.fromkeys((PLAIN, *trial.compress))

@@ -23,7 +23,6 @@ from swarm.rates import threads
 
 __all__ = ["WanReport", "run"]
 
-HOME = "127.0.0.1"
 HEADER = 200  # bytes of a frame besides hidden states, about; and of what libp2p adds
 
 
@@ -96,9 +95,8 @@ def run(trial: WanTrial, notes: Console) -> None:
     """Measure and print. Raises SwarmError."""
     checkpoint = resolve(trial.model, cache=trial.cache)
     shares(checkpoint.num_blocks, trial.peers)  # before anything is started
-    targets = free_ports(trial.peers)
-    with FarAway(targets, Line(trial.delay, trial.bandwidth)) as far:
-        rounds, others = _measure(trial, checkpoint, targets, far.ports, notes)
+    with FarAway(free_ports(trial.peers), Line(trial.delay, trial.bandwidth)) as far:
+        rounds, others = _measure(trial, checkpoint, far, notes)
     token_bytes = checkpoint.hidden_size * BITS[trial.client_precision] // 8
     report = WanReport.of(trial, [each.profile for each in rounds], token_bytes, far.said.get("late", 0.0))
     settings = {**asdict(trial), "cache": str(trial.cache)}
@@ -132,12 +130,9 @@ class _Round:
     drafted: Drafted | None
 
 
-def _measure(
-    trial: WanTrial, checkpoint: Checkpoint, targets: Sequence[int], ports: Sequence[int], notes: Console
-) -> tuple[list[_Round], float]:
+def _measure(trial: WanTrial, checkpoint: Checkpoint, far: FarAway, notes: Console) -> tuple[list[_Round], float]:
     """Of each round after the first, which warms up; and how many processors worked for others."""
     notes.print(f"starting {trial.peers} peers, {trial.delay * 1000:g} ms from each other …")
-    announcing = [("--port", str(t), "--announce", f"{HOME}:{p}") for t, p in zip(targets, ports, strict=True)]
     with ExitStack() as stack:
         fleet = stack.enter_context(
             Fleet(
@@ -148,7 +143,7 @@ def _measure(
                 peer_threads=trial.peer_threads,
                 client_threads=trial.client_threads,
                 client_dtype=DTYPES[trial.client_precision],
-                options=announcing,
+                options=far.peer_options,
             )
         )
         with Bystanders() as bystanders:
