@@ -16,7 +16,7 @@ from swarm.ids import PeerId, SessionId
 __all__ = ["Courtesy"]
 
 AHEAD = 3.0  # seconds of the device
-STRETCH = 0.15  # of the time from one step of a session to the next
+STRETCH = 0.1  # of the time from one step of a session to the next
 HALF_LIFE = 60.0  # seconds
 LIVELY = 1.0  # seconds for which who asked is expected to ask again
 WEIGHT = 0.125  # of the latest in what is known of all

@@ -1,7 +1,8 @@
 """One peer attacks a serving peer in every way that we know of, all mixed, while an honest client generates there.
 
-Phases with and without attack alternate, so that whatever else this machine does concerns both. SWARM_SOAK_ATTACK=60
-makes it an hour of attack, and a third of that without; SWARM_SOAK_KINDS="prompts giant" attacks in these ways alone.
+Phases with and without attack alternate, so that whatever else this machine does concerns both. Since a peer still works
+off what has arrived when an attack ends, minutes before the first and after the last are shown as well.
+SWARM_SOAK_ATTACK=60 makes it an hour of attack; SWARM_SOAK_KINDS="prompts giant" attacks in these ways alone.
 """
 
 import os
@@ -23,9 +24,10 @@ from tests.soak.plans import SEED
 
 MINUTES = float(os.environ.get("SWARM_SOAK_ATTACK") or 5)
 MIXTURE = tuple((os.environ.get("SWARM_SOAK_KINDS") or " ".join(KINDS)).split())
-PHASE, PAUSE = 60.0, 20.0  # seconds with attack and without
+PHASE, PAUSE = 120.0, 10.0  # seconds with attack and without
+CALM = 60.0  # seconds before the first attack, and after the last has been worked off
 RATIO = 1.3
-FREE_SECONDS = 120.0  # what has arrived of an attacker is worked off slowly
+FREE_SECONDS = 300.0  # what has arrived of an attacker is worked off slowly
 GROWTH = 128 << 20  # bytes of a process in the second half: what allocators keep in pieces
 
 pytestmark = [
@@ -39,22 +41,24 @@ def test_attacks_of_one_peer_cost_others_nothing_they_notice(
     checkpoint: Checkpoint, cache: Path, local: PreTrainedModel, text: Text, figures: list[str]
 ) -> None:
     with Arena(checkpoint, cache, SEED) as arena:
+        calm, quiet, attacked = [arena.play(CALM)], [], []
         arena.play(PHASE, MIXTURE)  # what is kept for ever is kept from now on
-        quiet, attacked = [], []
         for _ in range(max(2, round(60 * MINUTES / PHASE))):
             quiet.append(arena.play(PAUSE))
             attacked.append(arena.play(PHASE, MIXTURE))
         arena.play(1.0)
         arena.end_attack()
         left = wait_until_closed(arena)
+        calm.append(arena.play(CALM))
         given = list(arena.answers)
-    normal = [took for phase in quiet for took in phase.steps(given)]
-    slowed = [took for phase in attacked for took in phase.steps(given)]
+    calmed, normal, slowed = (
+        [took for phase in phases for took in phase.steps(given)] for phases in (calm, quiet, attacked)
+    )
     ratio = p95(slowed) / p95(normal)
     figures.append(
         f"{len(attacked) * PHASE / 60:.0f} min of attack: step p50 {milli(statistics.median(slowed))}, p95 "
-        f"{milli(p95(slowed))}; quiet {milli(statistics.median(normal))}, {milli(p95(normal))}; p95 {ratio:.2f}x; "
-        f"{len(given)} answers"
+        f"{milli(p95(slowed))}; between {milli(statistics.median(normal))}, {milli(p95(normal))}; before and after "
+        f"{milli(statistics.median(calmed))}, {milli(p95(calmed))}; p95 {ratio:.2f}x; {len(given)} answers"
     )
     sizes = growth([phase.memory for phase in attacked])
     figures.append("MiB of the peer's processes after half of it and at its end: " + str(sizes))

@@ -29,6 +29,7 @@ from tests.real.herd import Herd
 from tests.real.prompts import Text, answers, options
 from tests.real.watching import AtToken, Watch
 from tests.soak.plans import CONTEXT, SEED
+from tests.soak.waits import said
 
 KILLS = int(os.environ.get("SWARM_SOAK_KILLS") or 100)
 STARTS = tuple(range(0, 970, 97))  # of prompts, in the text
@@ -65,12 +66,9 @@ class Gaps:
     mended: list[float] = field(default_factory=list)
 
     def __str__(self) -> str:
-        ordered = sorted(self.whole)
-        last = ordered[math.ceil(0.99 * len(ordered)) - 1]
         return (
-            f"{len(ordered)} kills, from the signal to the next token at about {CONTEXT + EARLIEST} to "
-            f"{CONTEXT + LATEST} tokens: median {statistics.median(ordered):.3f} s, p99 {last:.3f} s, "
-            f"{ordered[0]:.3f} to {ordered[-1]:.3f}; mending took {statistics.median(self.mended):.3f} s of it"
+            f"from the signal to the next token at about {CONTEXT + EARLIEST} to {CONTEXT + LATEST} tokens, "
+            f"{said(self.whole)}; mending took {statistics.median(self.mended):.3f} s of it"
         )
 
 

@@ -5,7 +5,6 @@ SWARM_SOAK_STANDBY_KILLS=100 makes more.
 """
 
 import os
-import statistics
 import time
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from clients.model import SwarmModelForCausalLM
 from swarm.subprocesses import ServeProcess
 from tests.real.prompts import Text, answers, options
 from tests.real.watching import AtToken
+from tests.soak.waits import said
 
 KILLS = int(os.environ.get("SWARM_SOAK_STANDBY_KILLS") or 10)
 NEW, AT = 48, 40  # tokens; those before the kill give the standby time to have looked around
@@ -42,11 +42,7 @@ def test_reader_waits_for_a_standby(cache: Path, local: PreTrainedModel, text: T
             gaps.append(gap(swarm, serving, prompt, expected, cache))
             waiting.wait_ready(START)
             serving = waiting
-    ordered = sorted(gaps)
-    figures.append(
-        f"a standby: {len(ordered)} kills, from the signal to the next token at {CONTEXT + AT} tokens: median "
-        f"{statistics.median(ordered):.1f} s, {ordered[0]:.1f} to {ordered[-1]:.1f}"
-    )
+    figures.append(f"a standby: from the signal to the next token at {CONTEXT + AT} tokens, {said(gaps)}")
 
 
 def stand_by(swarm: LocalSwarm, number: int) -> ServeProcess:
