@@ -1,7 +1,7 @@
 """One peer attacks a serving peer in every way that we know of, all mixed, while an honest client generates there.
 
-Phases with and without attack alternate, so that whatever else this machine does concerns both. Since a peer still works
-off what has arrived when an attack ends, minutes before the first and after the last are shown as well.
+Phases with and without attack alternate, so that whatever else this machine does concerns both. Since a peer still
+works off what has arrived when an attack ends, minutes before the first and after the last are shown as well.
 SWARM_SOAK_ATTACK=60 makes it an hour of attack; SWARM_SOAK_KINDS="prompts giant" attacks in these ways alone.
 """
 
