@@ -21,6 +21,7 @@ import torch
 from peers.device_use import DeviceGauge
 from peers.engine import Engine
 from peers.executor_settings import ExecutorSettings, ExecutorStats
+from peers.heap import Heap
 from peers.inlet import Inlet, SocketEnded
 from peers.loading import Loaded, load
 from peers.pipe import Kind, Packet, pack
@@ -43,6 +44,7 @@ class Executor:
         self._inlet = inlet
         self._engine = engine
         self._device = device
+        self._heap = Heap(time.monotonic)
         self._said_at = 0.0  # when stats were last sent
         self._said_sessions = -1
 
@@ -54,6 +56,8 @@ class Executor:
                 self._take(packet)
             self._gather()
             worked = self._engine.step()
+            if worked:
+                self._heap.used()
             self._send()
             self._tell()
 
@@ -89,6 +93,7 @@ class Executor:
             return
         if due:
             self._engine.expire()
+            self._heap.look()
         stats = ExecutorStats(
             engine=self._engine.stats(), rss=resident_bytes(), pid=os.getpid(), device=self._device.read()
         )

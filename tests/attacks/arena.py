@@ -110,10 +110,11 @@ class Arena:
     cache: Path
     seed: int
     answers: list[Answer] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)  # by the attacker
+    said: list[str] = field(default_factory=list)  # by the latest attacker
     phases: list[Phase] = field(default_factory=list)
     _stack: ExitStack = field(default_factory=ExitStack)
     _attacker: ExitStack = field(default_factory=ExitStack)
+    _attack: _Child | None = None
     _news: threading.Condition = field(default_factory=threading.Condition)
 
     def __enter__(self) -> Self:
@@ -139,9 +140,9 @@ class Arena:
 
     def play(self, seconds: float, kinds: Sequence[str] = ()) -> Phase:
         """One phase; what is quiet begins a second after the attack has ended."""
-        if kinds and not self.said:
+        if kinds and self._attack is None:
             self._start_attacker()
-        if self.said:
+        if self._attack is not None:
             self._attack.say(" ".join(kinds))
         time.sleep(1.0)
         begin = time.monotonic()
@@ -151,8 +152,9 @@ class Arena:
         return phase
 
     def end_attack(self) -> None:
-        """The attacker leaves."""
+        """The attacker leaves; the next attack is another's."""
         self._attacker.close()
+        self._attack = None
 
     def memory(self) -> dict[str, int]:
         return {name: process.memory_info().rss for name, process in self._family()}
@@ -192,6 +194,7 @@ class Arena:
     def _start_attacker(self) -> None:
         values = self.checkpoint
         victim = Victim(self.peer.peer_id, self.peer.addresses, values.digest, values.num_blocks, values.hidden_size)
+        self.said.clear()
         self._attack = _Child(self._rest, "tests.attacks", str(self.seed), hear=self._hear_attacker)
         self._attacker.callback(self._attack.close)
         self._attack.say(json.dumps(asdict(victim)))

@@ -1,14 +1,16 @@
 import gc
+import platform
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from swarm.layout import let_go_of_files, store_by_columns
+from swarm.layout import give_back_memory, let_go_of_files, store_by_columns
 
 
 def test_values_stay_the_same_and_lie_by_columns() -> None:
@@ -57,3 +59,17 @@ def test_what_takes_no_memory_still_takes_none() -> None:
     norm.weight.data = torch.zeros(()).expand(1024)
     let_go_of_files(norm)
     assert norm.weight.stride() == (0,)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no call for it")
+def test_what_was_freed_between_what_is_kept_goes_back_to_the_system() -> None:
+    """Each of them so small that it comes from the heap."""
+    kept, freed, process = [], [], psutil.Process()
+    for _ in range(2000):
+        freed.append(torch.ones(25_000))
+        kept.append(torch.ones(8))
+    size = freed[0].nbytes * len(freed)
+    freed.clear()
+    before = process.memory_info().rss
+    give_back_memory()
+    assert before - process.memory_info().rss > size // 2
