@@ -113,8 +113,9 @@ class TrainingDesk:
         oldest = self._clock() - IDLE_SECONDS
         for session in [s for s in self._sessions.values() if s.heard < oldest and not s.waiting]:
             self._fail(session, FaultCode.UNKNOWN_SESSION, f"nothing was heard of it for {IDLE_SECONDS:.0f} s")
-        if not self._sessions:
-            self._trainee = None  # its memory is for those who generate
+        if not self._sessions and self._trainee is not None:
+            self._trainee.close()  # its memory is for those who generate
+            self._trainee = None
 
     def outgoing(self) -> list[tuple[PeerId, bytes]]:
         out = list(self._outgoing)

@@ -15,6 +15,7 @@ from peers.training.deltas import BlockAdapter, applied
 from swarm.checkpoint import Checkpoint, load_span
 from swarm.errors import HopError
 from swarm.ids import Span
+from swarm.layout import let_go_of_weights
 from swarm.messages import FaultCode
 
 __all__ = ["Pass", "Trainee"]
@@ -98,6 +99,10 @@ class Trainee:
         tuned = tuple((block, len(adapter.tensors)) for block, adapter in leaves.items())
         return Pass((inputs, *tensors), tuned, output, sum(held.values()))
 
+    def close(self) -> None:
+        """Let go of the weights at once: the library's model refers to itself."""
+        let_go_of_weights(self._model)
+
     def _run(
         self, hop: Span, hidden: Tensor, lengths: Sequence[int], adapters: Mapping[int, BlockAdapter], seed: int | None
     ) -> Tensor:
@@ -152,13 +157,14 @@ class Trainee:
 
     @contextmanager
     def _counted(self, held: dict[int, int]) -> Iterator[None]:
-        """Bytes of each memory, other than weights, that autograd keeps hold of."""
+        """Bytes of each memory, other than weights, that autograd keeps hold of. What is kept knows nothing of where it
+        came from: an output that its own way back keeps would never be let go of."""
 
         def count(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in self._weights:
                 held[storage.data_ptr()] = storage.nbytes()
-            return tensor
+            return tensor.detach()
 
         with torch.autograd.graph.saved_tensors_hooks(count, _same):
             yield

@@ -1,6 +1,8 @@
 """A peer's desk for fine-tuning: what it answers, what it keeps, whom it turns away."""
 
+import gc
 import secrets
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -60,8 +62,15 @@ class Desk:
         self.model = checkpoint.digest
         self.width = checkpoint.hidden_size
         self.clock = Clock()
+        self.loaded: list[Trainee] = []
+
+        def load() -> Trainee:
+            trainee = Trainee.load(checkpoint, self.blocks, dtype=torch.float32, device=torch.device("cpu"))
+            self.loaded.append(trainee)
+            return trainee
+
         self.desk = TrainingDesk(
-            lambda: Trainee.load(checkpoint, self.blocks, dtype=torch.float32, device=torch.device("cpu")),
+            load,
             model=checkpoint.digest,
             blocks=self.blocks,
             limits=TrainingLimits(**limits),  # type: ignore[arg-type]
@@ -368,6 +377,22 @@ def test_layers_are_let_go_when_nobody_trains_and_read_again(desk: Desk) -> None
         assert isinstance(desk.tell(forward(session, desk.hidden()))[0], Passed)
         desk.tell(Close(session))
         desk.desk.expire()
+
+
+def test_the_memory_of_layers_is_free_as_soon_as_nobody_trains(desk: Desk) -> None:
+    """Without waiting for Python to look for what refers to itself, which in a serving peer takes hours."""
+    gc.disable()
+    try:
+        session = desk.open()
+        desk.tell(forward(session, desk.hidden()))
+        weights = [weakref.ref(weight) for weight in desk.loaded[0]._model.parameters()]
+        desk.loaded.clear()
+        desk.tell(Close(session))
+        desk.desk.expire()
+        assert weights
+        assert {weight() for weight in weights} == {None}
+    finally:
+        gc.enable()
 
 
 def test_while_others_generate_training_has_its_share_of_the_time(checkpoint: Checkpoint) -> None:
