@@ -19,7 +19,7 @@ from peers.stay import Pace, Stay
 from peers.vigil import Vigil
 from routing.placement import REPLICAS, Placement
 from routing.reserve import Reserve, ReserveTimes
-from routing.standby import may_rest, prepare, rank_among_uncovering, watched
+from routing.standby import MOST_WATCHED, beside, may_rest, prepare, rank_among_uncovering, watched
 from routing.view import View
 from swarm.directory import Directory
 from swarm.errors import NetworkError, SwarmError
@@ -165,9 +165,11 @@ class Standby:
         view = await self._view_if_any(announcer)
         if view is None:
             return None
-        self._vigil.heed(view.peers)
-        own, gone = self._peer, self._vigil.gone
-        await self._vigil.look(watched(view, own, wanted=self._reserve.wanted, without=gone))
+        vigil = self._vigil
+        vigil.heed(view.peers)
+        near = beside(view, self._peer)[:MOST_WATCHED]
+        first = watched(view, self._peer, wanted=self._reserve.wanted, without=vigil.gone | vigil.silent)
+        await vigil.look({record.peer: record for record in (*vigil.doubtful(near), *first)}.values())
         return view
 
     # --- serving ------------------------------------------------------------------------------------------------

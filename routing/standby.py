@@ -3,6 +3,7 @@
     prepare(view, ...)     ->  the span that a standby should have on its disk
     called(view, peer)     ->  whether blocks lack peers that it could serve, and in which round it is its turn
     watched(view, peer)    ->  who it should look after, since it is among the first to be called if they go
+    beside(view, peer)     ->  who serves blocks that it has ready
     may_rest(view, peer)   ->  whether the swarm does without it
     rests_in(view, peer)   ->  whether it is the one to rest in this slot of time
 
@@ -20,7 +21,18 @@ from routing.view import View, runs
 from swarm.ids import PeerId, Span
 from swarm.record import PeerRecord, PeerState
 
-__all__ = ["MOST_ROUNDS", "Call", "called", "may_rest", "prepare", "rank_among_uncovering", "rests_in", "watched"]
+__all__ = [
+    "MOST_ROUNDS",
+    "MOST_WATCHED",
+    "Call",
+    "beside",
+    "called",
+    "may_rest",
+    "prepare",
+    "rank_among_uncovering",
+    "rests_in",
+    "watched",
+]
 
 MOST_ROUNDS = 8  # who comes later than that looks again when these have had their time
 WATCHING_ROUNDS = 2  # those called later learn from the directory that a peer is gone
@@ -83,14 +95,19 @@ def _order(record: PeerRecord, left: Mapping[int, int], counts: Sequence[int]) -
 def watched(view: View, peer: PeerId, *, wanted: int = REPLICAS, without: Collection[PeerId] = ()) -> list[PeerRecord]:
     """Those online peers without any one of which `peer`, a standby in `view`, would be called in one of the first
     rounds. So each has a few others that look whether it lives, however many stand by."""
-    own = view.get(peer)
-    near = [r for r in view.peers if own and r.state is PeerState.ONLINE and _meet(r.span, own.span)]
     found: list[PeerRecord] = []
-    for record in sorted(near, key=lambda record: _lot(record.peer)):
+    for record in beside(view, peer):
         call = called(view, peer, wanted=wanted, without={*without, record.peer})
         if call is not None and call.round < WATCHING_ROUNDS and len(found) < MOST_WATCHED:
             found.append(record)
     return found
+
+
+def beside(view: View, peer: PeerId) -> list[PeerRecord]:
+    """Who is online with blocks of the span of `peer`, in an order that is the same for all who ask."""
+    own = view.get(peer)
+    near = [r for r in view.peers if own and r.state is PeerState.ONLINE and _meet(r.span, own.span)]
+    return sorted(near, key=lambda record: _lot(record.peer))
 
 
 def may_rest(view: View, peer: PeerId, *, wanted: int = REPLICAS) -> bool:

@@ -92,6 +92,21 @@ async def test_one_standby_of_three_serves_within_seconds_of_a_death_and_stands_
 
 
 @in_virtual_time
+async def test_record_of_one_who_died_before_a_standby_began_does_not_keep_it_from_taking_the_next_ones_place() -> None:
+    world = World()
+    async with serving(world, "front", room=Room(8, FRONT)):
+        first, second = (begin(world, name, room=Room(8, BACK)) for name in ("first", "second"))
+        await first.ready
+        await second.ready
+        await kill(world, first)
+        async with standing_by(world, "s", room=Room(8, BACK)) as (standby,):
+            await kill(world, second)
+            await asyncio.sleep(18)  # 38 since the first death: that record lives for at least 40
+            assert first.peer in await world.records()
+            assert await states(world, [standby]) == [PeerState.ONLINE]
+
+
+@in_virtual_time
 async def test_peer_that_leaves_in_good_order_is_followed_by_a_standby_too() -> None:
     world = World()
     async with (

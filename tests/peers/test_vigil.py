@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 
-from peers.vigil import Vigil
+from peers.vigil import OVERDUE, Vigil
 from swarm.ids import PeerId
 from swarm.memory import MemoryNetwork
 from swarm.messages import PROTOCOL
@@ -12,8 +12,8 @@ from swarm.transport import Stream
 from tests.routing.records import record
 from tests.virtual import run_virtual
 
-A = record("a", 0, 4, num_blocks=4, issued=900.0)
 NOW = 1000.0
+A = record("a", 0, 4, num_blocks=4, issued=NOW - 10)
 
 
 async def serve(network: MemoryNetwork) -> None:
@@ -45,12 +45,37 @@ def test_peer_that_answered_and_does_not_any_more_is_gone() -> None:
     watching(play)
 
 
-def test_peer_that_never_answered_is_not_for_us_to_judge() -> None:
+def test_peer_that_never_answered_is_not_for_us_to_judge_while_its_record_is_young() -> None:
     async def play(network: MemoryNetwork, vigil: Vigil) -> None:
         network.kill(A.peer)
-        await vigil.look([A])
-        await vigil.look([A])
+        young = replace(A, issued=NOW - OVERDUE + 1)
+        assert vigil.doubtful([young]) == [young]
+        await vigil.look([young])
+        await vigil.look([young])
+        assert (vigil.gone, vigil.silent) == (set(), {A.peer})
+        assert vigil.doubtful([young]) == []
+
+    watching(play)
+
+
+def test_peer_that_never_answered_and_should_have_announced_itself_is_gone_until_it_does() -> None:
+    async def play(network: MemoryNetwork, vigil: Vigil) -> None:
+        network.kill(A.peer)
+        old = replace(A, issued=NOW - OVERDUE - 1)
+        assert vigil.doubtful([old]) == [old]
+        await vigil.look([old])
+        vigil.heed([old])
+        assert (vigil.gone, vigil.silent) == ({A.peer}, set())
+        vigil.heed([replace(A, issued=NOW - 5)])  # by a clock that is behind ours
         assert vigil.gone == set()
+
+    watching(play)
+
+
+def test_peer_that_answers_is_not_gone_however_old_its_record() -> None:
+    async def play(network: MemoryNetwork, vigil: Vigil) -> None:
+        await vigil.look([replace(A, issued=NOW - OVERDUE - 1)])
+        assert (vigil.gone, vigil.silent, vigil.doubtful([A])) == (set(), set(), [])
 
     watching(play)
 
