@@ -27,7 +27,7 @@ MIXTURE = tuple((os.environ.get("SWARM_SOAK_KINDS") or " ".join(KINDS)).split())
 PHASE, PAUSE = 120.0, 10.0  # seconds with attack and without
 CALM = 65.0  # seconds before the first attack, and when one has been worked off; memory is returned every minute
 RATIO = 1.3
-FREE_SECONDS = 300.0  # what has arrived of an attacker is worked off slowly
+FREE_SECONDS = 600.0  # what has arrived of an attacker is worked off slowly: four minutes were seen
 GROWTH = 128 << 20  # bytes of a process, from one calm minute to another: what allocators keep in pieces
 
 pytestmark = [
