@@ -133,7 +133,8 @@ def test_peers_that_all_hold_one_half_spread_out_under_sessions_that_hear_nothin
         for resident in residents:
             await resident.take(FIRST)
         await swarm.add("other", SECOND)
-        sessions = [await swarm.session(await swarm.client(f"client{n}"), reference, lease=96) for n in range(SESSIONS)]
+        clients = [await swarm.client(f"client{n}", dice=random.Random(n)) for n in range(SESSIONS)]
+        sessions = [await swarm.session(client, reference, lease=96) for client in clients]
         tokens = [torch.randint(0, 100, (70,), generator=torch.Generator().manual_seed(n)) for n in range(SESSIONS)]
         for resident in residents:
             resident.reconsider()
