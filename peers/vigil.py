@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 
+from peers.announce import Timing
 from swarm.errors import NetworkError
 from swarm.ids import PeerId
 from swarm.messages import PROTOCOL
@@ -20,7 +21,7 @@ __all__ = ["Vigil"]
 
 PATIENCE = 3.0  # s for one answer
 AGAIN = 0.5  # s until who has not answered is asked once more
-OVERDUE = 30.0  # s: the age of a record by which a peer that lives has issued another; it does so every 20 s
+OVERDUE = 1.5 * Timing().period  # s: the age of a record by which a peer that lives has issued another
 
 
 class Vigil:

@@ -6,7 +6,7 @@ Four real peers on hosts of their own, and `swarm status` asked of one on each s
 import json
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -42,8 +42,11 @@ class Place:
         return {peer["public_name"] for model in json.loads(said)["models"] for peer in model["peers"]}
 
     def seconds_until(self, expected: dict[str, Collection[str]], limit: float) -> float:
-        """Until each of these peers tells of those and no others."""
-        return seconds_until(lambda: all(self.seen_by(name) == set(seen) for name, seen in expected.items()), limit)
+        """What it takes until each of these peers tells of those and no others. Fails after `limit`."""
+        began = time.monotonic()
+        while not all(self.seen_by(name) == set(seen) for name, seen in expected.items()):
+            assert time.monotonic() - began < limit, f"not within {limit:.0f} s"
+        return time.monotonic() - began
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +93,3 @@ def test_peer_that_slept_is_back_soon_after_it_wakes(place: Place, figures: list
         sleeper.resume()
     back = place.seconds_until({"a0": NAMES}, WOKEN_SECONDS)
     figures.append(f"a peer that sleeps: gone from the directory after {gone:.0f} s, back {back:.0f} s after it woke")
-
-
-def seconds_until(met: Callable[[], bool], limit: float) -> float:
-    """What it takes until then. Fails after `limit`."""
-    began = time.monotonic()
-    while not met():
-        assert time.monotonic() - began < limit, f"not within {limit:.0f} s"
-    return time.monotonic() - began

@@ -380,7 +380,7 @@ def test_layers_are_let_go_when_nobody_trains_and_read_again(desk: Desk) -> None
 
 
 def test_the_memory_of_layers_is_free_as_soon_as_nobody_trains(desk: Desk) -> None:
-    """Without waiting for Python to look for what refers to itself, which in a serving peer takes hours."""
+    """Without waiting for Python to look for what refers to itself."""
     gc.disable()
     try:
         session = desk.open()
