@@ -15,6 +15,7 @@ from swarm.wire import encode
 from tests.virtual import Deadlock, run_virtual
 
 A, B, C = PeerId("a"), PeerId("b"), PeerId("c")
+kept: list[MemoryNetwork] = []  # nobody else holds the tasks that serve: collected, they would count as lost
 
 
 def virtual(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -37,6 +38,7 @@ async def pair(network: MemoryNetwork, one: PeerId = A, other: PeerId = B) -> tu
         arrived.put_nowait(stream)
         await asyncio.Event().wait()
 
+    kept.append(network)
     await network.transport(other).serve("/test", keep)
     return await network.transport(one).open(other, "/test"), await arrived.get()
 
