@@ -4,7 +4,8 @@
 
 Everybody decides by what was announced some seconds ago. So a move has to be wanted twice, some time apart; and once
 all know that this peer leaves, the directory is read again: the move must still be right, and each block that is left
-must have somebody else, who is not leaving too. A peer whose sessions find nobody to go on with stays at first.
+must have somebody else, who is not leaving too. A peer whose sessions find nobody to go on with stays at first. Where
+blocks have no peer at all, nobody can use the model, and it looks again soon.
 """
 
 import asyncio
@@ -26,6 +27,7 @@ from swarm.record import PeerRecord, PeerState
 __all__ = ["INTERVAL", "Movable", "Reconsidering"]
 
 INTERVAL = 120.0  # s between two looks on average; each is between half of it and three halves
+SOON = 10.0  # s to the second look where blocks have no peer, on average
 TRIES = 3  # moves in a row that do not come about; then sessions that remain are left behind
 LONGEST_REST = 32  # looks that are let pass after a move that did not come about: 2 after the first, then 4, …
 
@@ -58,7 +60,7 @@ class Reconsidering:
         self._interval = interval
         self._lot = lot or random.Random()
         self._clock = clock
-        self._wanted = False  # to move, when it looked last
+        self._wanted: Placement | None = None  # where it would have gone when it looked last
         self._failures = 0  # moves in a row that did not come about
         self._rest = 0  # looks to let pass
         self._known: tuple[tuple[object, ...], Placement] | None = None  # what was last decided, and by what
@@ -67,21 +69,22 @@ class Reconsidering:
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            await asyncio.sleep(self._interval * self._lot.uniform(0.5, 1.5))
+            urgent = self._wanted is not None and not self._wanted.before
+            await asyncio.sleep((SOON if urgent else self._interval) * self._lot.uniform(0.5, 1.5))
             if self._rest:
                 self._rest -= 1
             else:
                 await self._look()
 
     async def _look(self) -> None:
-        before, self._wanted = self._wanted, False
+        before, self._wanted = self._wanted, None
         better = await self._better()
         if better is None:
             return
-        if before:
+        if before is not None:
             await self._go(better)
         else:
-            self._wanted = True
+            self._wanted = better
             _log.info("blocks %s seem to be a better place: %s", better.span, better.reason)
 
     async def _better(self) -> Placement | None:

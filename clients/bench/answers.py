@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
 
 from clients.completion.generation import Token
@@ -118,13 +118,8 @@ class _Times(BaseStreamer):
 
 def _ask(model: PreTrainedModel, prompt: Tensor, new_tokens: int, stop: threading.Event) -> Answer:
     times = _Times(stop)
+    no_token = model.config.get_text_config().vocab_size  # so that nothing ends an answer early
+    settings = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, eos_token_id=no_token)
     begun = time.perf_counter()
-    model.generate(  # type: ignore[operator]
-        prompt,
-        attention_mask=torch.ones_like(prompt),
-        max_new_tokens=new_tokens,
-        min_new_tokens=new_tokens,
-        do_sample=False,
-        streamer=times,
-    )
+    model.generate(prompt, settings, attention_mask=torch.ones_like(prompt), streamer=times)  # type: ignore[operator]
     return Answer(begun, tuple(times.at[1:]), tuple(times.tokens[prompt.shape[1] :]))

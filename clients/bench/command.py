@@ -24,6 +24,7 @@ __all__ = ["gateway", "local", "swarm", "train", "wan"]
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4")
 CLIENT_PRECISIONS = ("fp32", "bf16", "fp16")
+HEAD_PRECISIONS = ("bf16", "int8", "int4")
 
 ClientDtype = Annotated[
     str, typer.Option(help="Precision of the client's head, and of what travels: fp32, bf16 or fp16.")
@@ -62,6 +63,9 @@ def swarm(
     peer_threads: PeerThreads = 1,
     client_threads: ClientThreads = 1,
     client_dtype: ClientDtype = "fp32",
+    client_head: Annotated[
+        str | None, typer.Option(help="Precision of the client's head alone: bf16, int8 or int4; as the rest by default.")
+    ] = None,
     prompt_tokens: PromptTokens = 64,
     new_tokens: NewTokens = 64,
     long_prompt: Annotated[int, typer.Option(min=0, help="Measure the first token after so many, too.")] = 0,
@@ -96,6 +100,7 @@ def swarm(
         long_prompt=long_prompt,
         repeated_prompt=repeat_prompt,
         shared=shared,
+        client_head=_client_head(client_head),
     )
     notes = prepare(quiet=as_json)
     from clients.bench.swarm import run
@@ -282,6 +287,12 @@ def _compressions(text: str) -> tuple[str, ...]:
     for name in names:
         check_compression(name)
     return tuple(dict.fromkeys(names))
+
+
+def _client_head(name: str | None) -> str | None:
+    if name is not None and name not in HEAD_PRECISIONS:
+        raise UsageError(f"--client-head is one of {', '.join(HEAD_PRECISIONS)}, not '{name}'")
+    return name
 
 
 def _client_precision(name: str) -> str:

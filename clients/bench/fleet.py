@@ -40,6 +40,7 @@ class Fleet:
         peer_threads: int,
         client_threads: int,
         client_dtype: torch.dtype = torch.float32,
+        client_head: str | None = None,
         options: Sequence[Sequence[str]] = (),
         shared: bool = False,
         copies: int = 1,
@@ -65,6 +66,7 @@ class Fleet:
                     cache=cache,
                     observer=self.steps.hear,
                     dtype=client_dtype,
+                    head=client_head,
                 )
             )
             self._shared = SharedModel(self.model) if shared else None

@@ -22,12 +22,12 @@ def case_floor(case: Case, weights: Weights, rates: Mapping[int, Rates], trial: 
     """The most tokens per second. One session: one peer computes at a time, then the client. Several: all of them do
     at once, as far as there are cores, and each weight is read once for all sessions."""
     precision, m = case.layout.precision, case.sessions
-    size = weights.size(precision, trial.client_precision)
+    size = weights.size(precision, trial.head_precision)
     if m == 1:
         blocks, head = Weights(weights.blocks, 0), Weights(0, weights.head)
         peer, client = rates[trial.peer_threads], rates[trial.client_threads]
         seconds = peer.floor(blocks.size(precision), blocks.operations(1, 0))
-        return 1 / (seconds + client.floor(head.size(precision, trial.client_precision), head.operations(0, 1)))
+        return 1 / (seconds + client.floor(head.size(precision, trial.head_precision), head.operations(0, 1)))
     together = min(cores, case.layout.peers * trial.peer_threads)
     return m / rates[together].floor(size, weights.operations(m, m))
 
@@ -36,7 +36,7 @@ def prompt_floor(layout: Layout, weights: Weights, rates: Mapping[int, Rates], t
     """The least seconds of the long prompt, all peers at work at once."""
     together = min(cores, layout.peers * trial.peer_threads)
     return rates[together].floor(
-        weights.size(layout.precision, trial.client_precision), weights.operations(trial.long_prompt, 1)
+        weights.size(layout.precision, trial.head_precision), weights.operations(trial.long_prompt, 1)
     )
 
 

@@ -84,6 +84,7 @@ def _start(trial: SwarmTrial, checkpoint: Checkpoint, layout: Layout, notes: Con
         peer_threads=trial.peer_threads,
         client_threads=trial.client_threads,
         client_dtype=DTYPES[trial.client_precision],
+        client_head=trial.client_head,
         shared=trial.shared,
     )
 
@@ -134,7 +135,7 @@ def _tell(notes: Console, name: str, turn: Turn) -> None:
 
 
 def _exact(trial: SwarmTrial, case: Case) -> bool:
-    return case.layout.precision == trial.client_precision == "fp32"
+    return case.layout.precision == trial.client_precision == trial.head_precision == "fp32"
 
 
 def _same(one: Answer, other: Answer) -> bool:
@@ -156,16 +157,8 @@ def _faithful(trial: SwarmTrial, reference: Reference, turn: Turn) -> dict[Case,
 
 @torch.no_grad()
 def is_greedy(model: PreTrainedModel, prompt: Tensor, answer: Answer) -> bool:
-    """Whether each token of the answer to `prompt` [1, n] is the likeliest one, those aside that end an answer."""
+    """Whether each token of the answer to `prompt` [1, n] is the likeliest one."""
     tokens = torch.tensor([answer.tokens])
     logits = model(torch.cat([prompt, tokens], 1)).logits[0, prompt.shape[1] - 1 : -1]  # [new, vocabulary]
-    logits[:, _endings(model)] = -torch.inf
     short_by = logits.max(-1).values - logits.gather(-1, tokens[0][:, None])[:, 0]
     return bool((short_by <= ROUNDING).all())
-
-
-def _endings(model: PreTrainedModel) -> list[int]:
-    """Tokens that end an answer, which answers of a given length don't have."""
-    settings = model.generation_config
-    ids = settings.eos_token_id if settings is not None else None
-    return [ids] if isinstance(ids, int) else list(ids or [])

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from peers.choosing import Room
@@ -26,7 +26,14 @@ MINUTE, HOUR = 60.0, 3600.0
 
 
 @asynccontextmanager
-async def reconsidering(world: World, names: Sequence[str], at: Span) -> AsyncIterator[list[Volunteer]]:
+async def reconsidering(
+    world: World,
+    names: Sequence[str],
+    at: Span,
+    *,
+    interval: float = MINUTE,
+    lot: Callable[[int], random.Random] = random.Random,
+) -> AsyncIterator[list[Volunteer]]:
     """Peers that are all sent to the same blocks, and then think about it."""
     async with AsyncExitStack() as stack:
         volunteers = [await stack.enter_async_context(serving(world, name, room=Room(4))) for name in names]
@@ -36,15 +43,20 @@ async def reconsidering(world: World, names: Sequence[str], at: Span) -> AsyncIt
                 assert await volunteer.life.move(Placement(at, "the test says so", 0.0, 0.0), yes)
             volunteer.served.clear()
         for seed, volunteer in enumerate(volunteers):
-            stack.push_async_callback(ended, think(world, volunteer, seed))
+            stack.push_async_callback(ended, think(world, volunteer, interval, lot(seed)))
         yield volunteers
 
 
-def think(world: World, volunteer: Volunteer, seed: int) -> asyncio.Task[None]:
-    thinking = Reconsidering(
-        volunteer.life, volunteer.directory, interval=MINUTE, lot=random.Random(seed), clock=world.unix_time
-    )
+def think(world: World, volunteer: Volunteer, interval: float, lot: random.Random) -> asyncio.Task[None]:
+    thinking = Reconsidering(volunteer.life, volunteer.directory, interval=interval, lot=lot, clock=world.unix_time)
     return asyncio.create_task(thinking.run(), name=f"{volunteer.peer} reconsiders")
+
+
+class Even(random.Random):
+    """Whose numbers are all the middle."""
+
+    def random(self) -> float:
+        return 0.5
 
 
 async def ended(task: asyncio.Task[None]) -> None:
@@ -83,6 +95,27 @@ async def test_peers_that_are_all_at_the_same_blocks_spread_out_and_then_rest() 
             (record,) = [r for r in (await world.records()).values() if r.peer == volunteer.peer]
             assert record.state is PeerState.ONLINE
             assert not volunteer.served or record.reason == volunteer.served[-1].placement.reason
+
+
+@in_virtual_time
+async def test_second_look_comes_soon_where_blocks_have_no_peer() -> None:
+    world = World()
+    async with reconsidering(world, "ab", FIRST, interval=HOUR, lot=Even) as volunteers:
+        await asyncio.sleep(HOUR + MINUTE)
+        assert moves(volunteers) == 1
+
+
+@in_virtual_time
+async def test_second_look_comes_as_late_as_any_where_blocks_have_a_peer() -> None:
+    world = World()
+    async with (
+        serving(world, "c", room=Room(4, SECOND)),
+        reconsidering(world, "abdefg", FIRST, interval=HOUR, lot=Even) as volunteers,
+    ):
+        await asyncio.sleep(HOUR + 10 * MINUTE)
+        assert moves(volunteers) == 0
+        await asyncio.sleep(HOUR)
+        assert moves(volunteers) > 0
 
 
 @in_virtual_time

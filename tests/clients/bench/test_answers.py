@@ -22,10 +22,16 @@ def test_prompts_are_random_and_the_same_for_a_seed() -> None:
     assert one.shape == (1, 20)
 
 
-def test_answer_is_greedy_of_the_asked_length_and_timed(local: PreTrainedModel) -> None:
+def test_answer_is_greedy_of_the_asked_length_and_timed(
+    local: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     prompt = new_prompt(128, 10, seed=0)
+    plain = ask(local, prompt, NEW)
+    monkeypatch.setattr(local.generation_config, "eos_token_id", plain.tokens[0])
     answer = ask(local, prompt, NEW)
-    expected = local.generate(prompt, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False)  # type: ignore[operator]
+    assert answer.tokens == plain.tokens
+    monkeypatch.setattr(local.generation_config, "eos_token_id", None)
+    expected = local.generate(prompt, max_new_tokens=NEW, do_sample=False)  # type: ignore[operator]
     assert answer.tokens == tuple(expected[0, 10:].tolist())
     assert len(answer.at) == NEW
     assert answer.begun < answer.at[0]

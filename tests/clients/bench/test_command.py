@@ -29,6 +29,7 @@ def test_one_process_is_measured_beside_its_floor(
         (["local", "--dtype=int4"], "one process computes in fp32, bf16, fp16"),
         (["swarm", "--peers=0"], "--peers takes whole numbers above zero"),
         (["swarm", "--precision=fp32,int3"], "--precision is one of"),
+        (["swarm", "--client-head=fp8"], "--client-head is one of"),
         (["swarm", "--peers=2,9"], "--peers 9: this model has only 4 blocks"),
         (["gateway", "--peers=9"], "--peers 9: this model has only 4 blocks"),
         (["train", "--peers=9", "--clients=2"], "--peers 9: this model has only 4 blocks"),

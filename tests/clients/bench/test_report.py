@@ -77,6 +77,8 @@ def test_floor_of_one_session_is_sequential_and_of_many_is_bound_by_sums() -> No
     assert case_floor(TWO, weights, rates, trial, cores=2) == pytest.approx(2 / 3.0)
     half = Case(Layout(2, "bf16"), 1)
     assert case_floor(half, weights, rates, trial, cores=2) == pytest.approx(1 / 4.0)
+    small_head = swarm_trial(peers=(2,), client_head="int4")
+    assert case_floor(ONE, weights, rates, small_head, cores=2) == pytest.approx(1 / 4.25)
     many = Case(Layout(2, "fp32"), 100)
     assert case_floor(many, weights, rates, trial, cores=2) == pytest.approx(1.0)
 
