@@ -64,7 +64,8 @@ def swarm(
     client_threads: ClientThreads = 1,
     client_dtype: ClientDtype = "fp32",
     client_head: Annotated[
-        str | None, typer.Option(help="Precision of the client's head alone: bf16, int8 or int4; as the rest by default.")
+        str | None,
+        typer.Option(help="Precision of the client's head alone: bf16, int8 or int4; by default that of the rest."),
     ] = None,
     prompt_tokens: PromptTokens = 64,
     new_tokens: NewTokens = 64,

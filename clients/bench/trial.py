@@ -61,8 +61,8 @@ class SwarmTrial:
     """Every combination of `peers`, `precisions` and `sessions`, each in turn with one process of `threads` threads.
 
     `long_prompt`, `repeated_prompt`: tokens of prompts of which the first token alone is measured; 0 for none.
-    `shared`: sessions are answers over shared chains, as a gateway's, and not a thread each. `client_head`: precision of
-    the client's head, where that is another than of the rest of the client."""
+    `shared`: sessions are answers over shared chains, as a gateway's, and not a thread each. `client_head`: precision
+    of the client's head, where that is another than of the rest of the client."""
 
     model: str
     cache: Path

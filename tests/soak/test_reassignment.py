@@ -1,0 +1,92 @@
+"""What a swarm makes of its peers by itself: blocks that lost their only peer get another, and a newcomer its share.
+
+Real peers that chose their blocks themselves.
+"""
+
+import random
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from transformers import LogitsProcessorList, PreTrainedModel
+
+from clients.local_swarm import LocalSwarm
+from clients.model import SwarmModelForCausalLM
+from swarm.subprocesses import ServeProcess
+from tests.real.prompts import Text, answers, options
+from tests.real.watching import AtToken
+from tests.soak.crowd import Crowd, Question
+from tests.soak.plans import SEED
+
+HALF = ("--num-blocks", "15")
+NEW, AT, CONTEXT = 48, 24, 60  # tokens
+PATIENCE = 600.0
+START = 240.0  # s for a peer to get ready
+CLIENTS = 8
+SETTLES, MEASURED = 60.0, 60.0  # s after a newcomer serves
+LEAST_SHARE = 0.35  # of the work of two equal peers
+
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
+
+
+def test_blocks_that_lost_their_only_peer_get_another(
+    cache: Path, local: PreTrainedModel, text: Text, figures: list[str]
+) -> None:
+    prompt = text.prompt(CONTEXT, 0)
+    with LocalSwarm("smollm2", cache) as swarm:
+        for name in "abc":
+            swarm.start(name, *HALF).wait_ready(START)
+        spans = [peer.ready.blocks for peer in swarm.peers]
+        (alone,) = (peer for peer, span in zip(swarm.peers, spans, strict=True) if spans.count(span) == 1)
+        struck: list[float] = []
+
+        def strike() -> None:
+            struck.append(time.monotonic())
+            alone.kill()
+
+        seen = AtToken(AT, strike)
+        ways_in = [peer.ready.addresses[0] for peer in swarm.peers if peer is not alone]
+        with SwarmModelForCausalLM.from_pretrained(
+            "smollm2", initial_peers=ways_in, cache=cache, patience=PATIENCE
+        ) as model:
+            ours = answers(model, prompt, logits_processor=LogitsProcessorList([seen]), **options("greedy", NEW))
+    assert ours == answers(local, prompt, **options("greedy", NEW))
+    gap = seen.gap_after(struck[0])
+    assert gap is not None
+    figures.append(f"the only peer of half of the model is killed: the next token after {gap:.0f} s, by one that moved")
+
+
+def test_newcomer_gets_its_share_of_sessions(
+    cache: Path, local: PreTrainedModel, text: Text, figures: list[str]
+) -> None:
+    questions = [question(local, text, number) for number in range(4)]
+    with LocalSwarm("smollm2", cache) as swarm:
+        old = swarm.start("old")
+        old.wait_ready(START)
+        with (
+            SwarmModelForCausalLM.from_pretrained("smollm2", initial_peers=swarm.addresses, cache=cache) as model,
+            Crowd(model, questions, clients=CLIENTS, draw=random.Random(SEED), log=figures.append) as crowd,
+        ):
+            new = swarm.start("new")
+            new.wait_ready(START)
+            time.sleep(SETTLES)
+            before = worked(new), worked(old)
+            time.sleep(MEASURED)
+            ours, others = worked(new) - before[0], worked(old) - before[1]
+    share = ours / (ours + others)
+    figures.append(f"a newcomer beside a peer that serves {CLIENTS} clients: {share:.0%} of the work in its 2nd minute")
+    assert not [answer for answer in crowd.answers if answer.error or not answer.same]
+    assert share >= LEAST_SHARE
+
+
+def question(local: PreTrainedModel, text: Text, number: int) -> Question:
+    prompt = text.prompt(CONTEXT, number)
+    (expected,) = answers(local, prompt, **options("greedy", NEW))
+    return Question(tuple(prompt["input_ids"][0].tolist()), tuple(expected))
+
+
+def worked(peer: ServeProcess) -> float:
+    """Seconds of processor time that it has taken, with all its processes."""
+    own = psutil.Process(peer.pid)
+    return sum(sum(one.cpu_times()[:2]) for one in (own, *own.children(recursive=True)))
