@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Self
 
+from clients.distances import Distances
 from clients.hops import Hops
 from fault.backoff import Backoff
 from fault.ghosts import Ghosts
@@ -16,7 +17,7 @@ from fault.limits import Bounds, TimeLimits
 from routing.chains import PIECE, Hop, piece_tokens, plan_chain, step_seconds
 from routing.hosting import Hosted, find_hosted
 from routing.load import Load, Loads
-from routing.perf import Costs, Link, Links, Pace, time_limit
+from routing.perf import Costs, Pace, time_limit
 from routing.view import View
 from swarm.codecs import body_size
 from swarm.directory import Directory
@@ -30,7 +31,6 @@ __all__ = ["Client", "Model"]
 
 FRAME_BYTES = 2 << 20  # of hidden states in one frame
 VIEW_SECONDS = 5.0  # age at which the view is read again
-UNKNOWN_LINK = Link(delay=0.02, bandwidth=12.5e6)  # of a pair nobody has measured: a good home line
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +67,11 @@ class Client:
         share_prefixes: bool = True,
         precisions: Collection[str] = (),
         dice: random.Random | None = None,
+        measures: bool = False,
     ) -> None:
         """`share_prefixes`: peers may compute equal beginnings of this client's and of others' rows just once.
-        `precisions`: of the peers that count; empty for all. `dice`: decide where figures do not."""
+        `precisions`: of the peers that count; empty for all. `dice`: decide where figures do not. `measures`: how far
+        peers are; else all count as equally far."""
         self.model = model
         self.codec = codec
         self.share_prefixes = share_prefixes
@@ -90,20 +92,28 @@ class Client:
         self.dice = dice or random.Random()
         self._clock = clock
         self._salt = self.dice.randbytes(8)
-        self._watching: asyncio.Task[None] | None = None
+        self._distances = Distances(transport, self.dice, clock)
+        self._measures = measures
+        self._tasks: list[asyncio.Task[None]] = []
         self._reading: asyncio.Task[View] | None = None
 
     async def __aenter__(self) -> Self:
         await self.refresh()
-        self._watching = asyncio.create_task(self._watch())
+        self._tasks.append(asyncio.create_task(self._watch()))
+        if self._measures:
+            self._tasks.append(asyncio.create_task(self._distances.keep(lambda: self.view.peers)))
+            try:
+                await self._distances.settled()
+            except BaseException:
+                await self.__aexit__()
+                raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for task in (self._watching, self._reading):
-            if task is not None:
-                task.cancel()
-                with suppress(asyncio.CancelledError, NetworkError):
-                    await task
+        for task in (*self._tasks, *([self._reading] if self._reading else [])):
+            task.cancel()
+            with suppress(asyncio.CancelledError, NetworkError):
+                await task
         await self.hops.close()
 
     @property
@@ -228,7 +238,7 @@ class Client:
             plan_chain,
             self.view,
             blocks,
-            links=Links(UNKNOWN_LINK),
+            links=self._distances.links(),
             source=source,
             sink=sink,
             tokens=lease,

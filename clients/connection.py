@@ -138,6 +138,7 @@ class Connection:
                 codec=codec,
                 share_prefixes=share_prefixes,
                 precisions=precisions,
+                measures=True,
             )
             return await stack.enter_async_context(client)
 

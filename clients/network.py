@@ -63,6 +63,7 @@ class Network:
                 codec=codec,
                 share_prefixes=share_prefixes,
                 precisions=precisions,
+                measures=True,
             )
             return await stack.enter_async_context(client)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from peers.settings import ServeSettings
 from swarm.addresses import listen_address
 from swarm.door import Door
+from swarm.echo import serve_echo
 from swarm.entrance import is_relayed
 from swarm.errors import NetworkError, SwarmError
 from swarm.identity import Identity
@@ -52,6 +53,7 @@ async def arrive(settings: ServeSettings, identity: Identity, port: int, door: D
     )
     try:
         await serve_reach(host)
+        await serve_echo(host.transport)
         if way.relays:
             await _reserve(host)
     except BaseException:

@@ -9,8 +9,10 @@ import ipaddress
 import logging
 import sys
 from asyncio import IncompleteReadError, StreamReader, StreamWriter
+from collections import Counter
 from collections.abc import Awaitable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Self, TypeVar
 
 from hivemind.p2p import P2P, PeerID
@@ -64,6 +66,7 @@ class Libp2pHost:
         door: Door | None,
         open_timeout: float,
         max_streams: int,
+        max_streams_each: int,
     ) -> None:
         """`relayed`: whether others reach it through relays; `also`: addresses to tell them besides its own; `door`: of
         a private swarm."""
@@ -75,7 +78,9 @@ class Libp2pHost:
         self._scratch = scratch
         self._daemon_end = asyncio.create_task(p2p._child.wait(), name="p2pd")
         self.door = door
-        self.open_transport = Libp2pTransport(self, open_timeout=open_timeout, max_streams=max_streams)
+        self.open_transport = Libp2pTransport(
+            self, open_timeout=open_timeout, max_streams=max_streams, max_streams_each=max_streams_each
+        )
         self.transport: Transport = self.open_transport if door is None else GatedTransport(self.open_transport, door)
 
     @classmethod
@@ -94,6 +99,7 @@ class Libp2pHost:
         startup_timeout: float = 20.0,
         open_timeout: float = 5.0,
         max_streams: int = 4096,
+        max_streams_each: int = 32,
     ) -> Self:
         """Join libp2p as `identity`, listening on `host`:`port` (0: any free one) over TCP; a `client` does not listen.
 
@@ -102,7 +108,8 @@ class Libp2pHost:
         others. `initial_peers`: multiaddresses of whom to connect to first, of which one has to answer.
         `door`: of the private swarm that it is for: `transport` is for its members alone then, `open_transport` for
         all.
-        `open_timeout`: seconds for dialling a peer. `max_streams`: streams that others may have open to us at once.
+        `open_timeout`: seconds for dialling a peer. `max_streams`: streams that others may have open to us at once,
+        `max_streams_each` of them one peer.
         Raises UsageError for addresses that are none, NetworkError for what goes wrong."""
         for address in initial_peers:
             peer_of(address)
@@ -144,6 +151,7 @@ class Libp2pHost:
             door=door,
             open_timeout=open_timeout,
             max_streams=max_streams,
+            max_streams_each=max_streams_each,
         )
 
     @property
@@ -199,11 +207,13 @@ class Libp2pHost:
 class Libp2pTransport(Transport):
     """Made by `Libp2pHost.start`, as `host.open_transport`."""
 
-    def __init__(self, host: Libp2pHost, *, open_timeout: float, max_streams: int) -> None:
+    def __init__(self, host: Libp2pHost, *, open_timeout: float, max_streams: int, max_streams_each: int) -> None:
         self.peer_id = host.peer_id
         self._host = host
         self._open_timeout = open_timeout
         self._max_streams = max_streams
+        self._max_streams_each = max_streams_each
+        self._accepted: Counter[PeerId] = Counter()  # streams that are served now
         self._handlers: dict[str, Handler] = {}
         self._streams: set[Libp2pStream] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -282,15 +292,24 @@ class Libp2pTransport(Transport):
         return stream
 
     async def _accept(self, info: StreamInfo, reader: StreamReader, writer: StreamWriter) -> None:
-        stream = Libp2pStream(PeerId(info.peer_id.to_base58()), reader, writer)
-        if self._closed or len(self._tasks) >= self._max_streams:
+        remote = PeerId(info.peer_id.to_base58())
+        stream = Libp2pStream(remote, reader, writer)
+        full = len(self._tasks) >= self._max_streams or self._accepted[remote] >= self._max_streams_each
+        if self._closed or full:
             stream.close()
             return
+        self._accepted[remote] += 1
         task = asyncio.create_task(
             handle(self._handlers[info.proto], self._keep(stream)), name=f"serves {stream.remote}"
         )
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(partial(self._served, remote))
+
+    def _served(self, remote: PeerId, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._accepted[remote] -= 1
+        if not self._accepted[remote]:
+            del self._accepted[remote]
 
     async def _connect(self, peer: PeerId, target: PeerID, addresses: Iterable[str]) -> None:
         dialled: list[bytes] = []

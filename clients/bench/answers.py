@@ -119,7 +119,9 @@ class _Times(BaseStreamer):
 def _ask(model: PreTrainedModel, prompt: Tensor, new_tokens: int, stop: threading.Event) -> Answer:
     times = _Times(stop)
     no_token = model.config.get_text_config().vocab_size  # so that nothing ends an answer early
-    settings = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, eos_token_id=no_token)
+    settings = GenerationConfig(  # type: ignore[no-untyped-call]
+        max_new_tokens=new_tokens, do_sample=False, eos_token_id=no_token
+    )
     begun = time.perf_counter()
     model.generate(prompt, settings, attention_mask=torch.ones_like(prompt), streamer=times)  # type: ignore[operator]
     return Answer(begun, tuple(times.at[1:]), tuple(times.tokens[prompt.shape[1] :]))

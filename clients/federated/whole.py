@@ -125,7 +125,7 @@ class _Joined:
 
         async def enter(stack: AsyncExitStack) -> Client:
             self._host, self._directory = await join(stack, initial_peers, identity=self._identity, **where)
-            client = Client(self._host.transport, self._directory, routed(checkpoint), codec=codec)
+            client = Client(self._host.transport, self._directory, routed(checkpoint), codec=codec, measures=True)
             entered = await stack.enter_async_context(client)
             await stack.enter_async_context(self._stack)
             return entered

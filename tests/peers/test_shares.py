@@ -22,6 +22,8 @@ def test_who_holds_all_and_uses_none_of_it_gives_way() -> None:
 def test_nobody_gets_more_than_an_equal_share_this_way() -> None:
     assert take_back([held(1, A, 100)], B, 51, 51, PAGES) == ()
     assert take_back([held(1, A, 60), held(2, B, 40)], B, 11, 11, PAGES) == ()
+    assert take_back([held(1, A, 60), held(2, B, 30)], B, 20, 10, PAGES) != ()
+    assert take_back([held(1, A, 60), held(2, B, 30)], B, 21, 10, PAGES) == ()
     assert take_back([held(1, A, 60), held(2, B, 40)], C, 33, 33, PAGES) != ()
 
 
@@ -44,6 +46,11 @@ def test_what_is_used_stays_with_who_uses_it() -> None:
 def test_sessions_that_rest_have_to_go_the_oldest_first() -> None:
     young, old = held(1, A, 50, used=50, idle=IDLE), held(2, A, 50, used=50, idle=2 * IDLE)
     assert take_back([young, old], B, 30, 30, PAGES) == [(old, 0)]
+
+
+def test_sessions_that_rest_within_an_equal_share_stay() -> None:
+    modest, busy = held(1, A, 33, used=33, idle=2 * IDLE), held(2, B, 67, used=67)
+    assert take_back([modest, busy], C, 20, 20, PAGES) == ()
 
 
 @given(

@@ -15,11 +15,14 @@ from swarm.addresses import peer_of
 from swarm.errors import NetworkError, UsageError
 from swarm.identity import Identity
 from swarm.libp2p import Libp2pHost
+from swarm.transport import Stream
+from swarm.wire import encode
 from tests.endings import wait_for_end
 
 pytestmark = pytest.mark.anyio
 
 PATIENCE = 30.0
+WORD = encode({"kind": "word"})
 SLEEPER = """
 import asyncio, sys
 from swarm.identity import Identity
@@ -171,28 +174,33 @@ async def test_option_that_makes_no_sense_is_refused(options: dict[str, object],
         await Libp2pHost.start(Identity.ephemeral(), **options)
 
 
-async def test_streams_beyond_the_limit_are_closed() -> None:
-    async with await Libp2pHost.start(Identity.ephemeral(), max_streams=2) as host:
+@pytest.mark.parametrize(("limit", "others"), [("max_streams", False), ("max_streams_each", True)])
+async def test_streams_beyond_the_limit_are_closed(limit: str, others: bool) -> None:
+    async with await Libp2pHost.start(Identity.ephemeral(), **{limit: 2}) as host:
 
-        async def serve(stream: object) -> None:
-            await asyncio.Event().wait()
+        async def serve(stream: Stream) -> None:
+            await stream.send(WORD)
+            await stream.receive()
 
         await host.transport.serve("/test", serve)
         async with await Libp2pHost.start(Identity.ephemeral(), client=True) as client:
             addresses = await host.transport.addresses()
             streams = [await client.transport.open(host.peer_id, "/test", addresses) for _ in range(5)]
-            receiving = [asyncio.create_task(stream.receive()) for stream in streams]
-            closed = 0
             async with asyncio.timeout(PATIENCE):
-                for task in asyncio.as_completed(receiving):
-                    with pytest.raises(NetworkError):
-                        await task
-                    closed += 1
-                    if closed == 3:
-                        break
-            assert sum(task.done() for task in receiving) == 3
-            for task in receiving:
-                task.cancel()
+                served = [stream for stream in streams if await _is_served(stream)]
+                assert len(served) == 2
+                async with await Libp2pHost.start(Identity.ephemeral(), client=True) as another:
+                    assert await _is_served(await another.transport.open(host.peer_id, "/test", addresses)) == others
+                served[0].close()
+                while not await _is_served(await client.transport.open(host.peer_id, "/test", addresses)):
+                    pass
+
+
+async def _is_served(stream: Stream) -> bool:
+    try:
+        return await stream.receive() == WORD
+    except NetworkError:
+        return False
 
 
 def test_peer_of_an_address_is_its_last_part() -> None:
