@@ -99,6 +99,9 @@ def test_peers_that_come_go_and_move_are_noticed(checkpoint: Checkpoint) -> None
         assert distances.links().between(ME, first).delay == pytest.approx(0.1)
         await asyncio.sleep(FRESH)
         assert distances.links().between(ME, first).delay == pytest.approx(0.05)
+        place.swarm.network.hang(late)
+        await asyncio.sleep(FRESH + 2 * SECONDS)
+        assert distances.links().between(ME, late) == UNKNOWN
         place.swarm.shelf.clear()
         await asyncio.sleep(2 * LOOK)
         assert distances.links().known == {}

@@ -8,7 +8,7 @@ from itertools import count
 import pytest
 
 from peers.link import ExecutorLost
-from peers.node import PeerNode
+from peers.node import MOST_ADDRESSES, MOST_TRIED, PeerNode
 from peers.remote import Limits
 from swarm.checkpoint import Checkpoint
 from swarm.errors import StreamClosed, Unreachable
@@ -167,8 +167,10 @@ class Astray(Transport):
     def __init__(self, inner: Transport) -> None:
         self.peer_id = inner.peer_id
         self.inner = inner
+        self.tried: list[int] = []  # addresses, by each dial
 
     async def open(self, peer: PeerId, protocol: str, addresses: Sequence[str] = ()) -> Stream:
+        self.tried.append(len(addresses))
         if "right" not in addresses:
             await asyncio.sleep(5)
             raise Unreachable("there is nobody there")
@@ -203,6 +205,31 @@ def test_nobody_sends_the_sessions_of_others_astray(checkpoint: Checkpoint) -> N
                 await one.stream.send(one.step(session).pack())
                 await asyncio.sleep(0.5)
             assert swarm.network.frames[HOST, PeerId("next")] == 2, "alice knows the way for both"
+            await node.close()
+
+    run_virtual(main())
+
+
+def test_of_many_addresses_some_are_tried(checkpoint: Checkpoint) -> None:
+    async def main() -> None:
+        async with MemorySwarm(checkpoint, MemoryNetwork(delay=0.001)) as swarm:
+            await swarm.add(HOST, Span(0, checkpoint.num_blocks))
+            member = swarm.members[HOST]
+            astray = Astray(member.transport)
+            node = PeerNode(astray, member.link)
+            member.task.cancel()
+            await node.start()
+            member.task = asyncio.create_task(run(node))
+            for number in range(20):
+                transport = swarm.network.transport(PeerId(f"mallory{number}"))
+                one = Client(transport, await transport.open(HOST, PROTOCOL), checkpoint)
+                wrong = tuple(f"wrong {number}.{place}" for place in range(12))
+                session, _ = await one.open(next_hop=Contact(PeerId("next"), wrong))
+                await one.stream.send(one.step(session).pack())
+                await asyncio.sleep(0.5)
+            await asyncio.sleep(10)
+            assert astray.tried[0] == MOST_ADDRESSES
+            assert max(astray.tried) == MOST_TRIED
             await node.close()
 
     run_virtual(main())
