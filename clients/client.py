@@ -9,18 +9,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Self
 
-from clients.distances import Distances
 from clients.hops import Hops
 from fault.backoff import Backoff
 from fault.ghosts import Ghosts
 from fault.limits import Bounds, TimeLimits
 from routing.chains import PIECE, Hop, piece_tokens, plan_chain, step_seconds
+from routing.distances import known_links
 from routing.hosting import Hosted, find_hosted
 from routing.load import Load, Loads
-from routing.perf import Costs, Pace, time_limit
+from routing.perf import Costs, Links, Pace, time_limit
 from routing.view import View
 from swarm.codecs import body_size
 from swarm.directory import Directory
+from swarm.distances import Distances
 from swarm.errors import MissingBlocks, NetworkError
 from swarm.ids import Digest, PeerId, Span
 from swarm.messages import Contact
@@ -210,6 +211,11 @@ class Client:
 
     # --- planning ---
 
+    @property
+    def links(self) -> Links:
+        """The ways to peers and between them, as far as somebody has measured them."""
+        return known_links(self.me.peer, self._distances.delays, self._distances.silences, self.view.peers)
+
     def plan(
         self,
         blocks: Span,
@@ -238,7 +244,7 @@ class Client:
             plan_chain,
             self.view,
             blocks,
-            links=self._distances.links(),
+            links=self.links,
             source=source,
             sink=sink,
             tokens=lease,

@@ -29,7 +29,7 @@ from routing.reserve import ReserveTimes
 from swarm.directory import Directory
 from swarm.entrance import is_loopback, is_relayed
 from swarm.errors import SwarmError
-from swarm.ids import Digest, Span
+from swarm.ids import Digest, PeerId, Span
 from swarm.messages import Contact
 from swarm.record import PeerRecord, PeerState
 from swarm.transport import Transport
@@ -153,6 +153,11 @@ class Lifecycle:
     def record(self) -> PeerRecord | None:
         """What is announced of this peer; None before it has chosen."""
         return None if self._announcer is None else self._announcer.record
+
+    def tell_near(self, near: tuple[tuple[PeerId, float], ...]) -> None:
+        """Have others know how far it is to these, where anything is announced of this peer."""
+        if self._announcer is not None:
+            self._announcer.change(near=near)
 
     async def move(self, to: Placement, still: Callable[[], Awaitable[bool]], *, insist: bool = False) -> bool:
         """Leave for another span, as `Stay.leave` says, and serve it; returns whether this peer now does.

@@ -18,6 +18,7 @@ from peers.identity_lock import hold_identity
 from peers.lifecycle import Lifecycle, Offer, Patience, Served
 from peers.machine import Device, find_device, physical_cores
 from peers.memory_budget import BlockCost, blocks_that_fit, must_stream, readable
+from peers.nearby import Nearby
 from peers.pausing import keep_pausing, read_machine
 from peers.ports import hold_port
 from peers.precision import Precision, choose
@@ -111,6 +112,7 @@ async def volunteer(settings: ServeSettings, view: View) -> None:
         life = _life(settings, plan, host, directory, warm, on_ready, on_standby)
         if settings.pause_when:
             others.append(keep_pausing(life, settings.pause_when, read_machine()))
+        others.append(Nearby(life, host.transport, directory).run())
         if settings.blocks is None and not (settings.stay or settings.standby):
             others.append(Reconsidering(life, directory).run())
         stack.enter_context(_pausing_when_told(life))

@@ -6,7 +6,9 @@ from enum import StrEnum
 from swarm.ids import Digest, PeerId, Span
 from swarm.messages import Contact
 
-__all__ = ["Announced", "PeerRecord", "PeerState", "Presence"]
+__all__ = ["MOST_NEAR", "Announced", "PeerRecord", "PeerState", "Presence"]
+
+MOST_NEAR = 8  # neighbours that a record names
 
 
 class PeerState(StrEnum):
@@ -41,6 +43,7 @@ class PeerRecord:
     adapters: tuple[tuple[str, str], ...] = ()  # hosted ones: the name that the peer gives it, and its digest
     trains: bool = True  # gives some of its time to fine-tuning
     fixed: bool = False  # stays at its span whatever the swarm needs: its user said so
+    near: tuple[tuple[PeerId, float], ...] = ()  # who may come after it in a chain, and s one way; MOST_NEAR at most
 
     def hosts(self, adapter: str) -> bool:
         """Whether it says that it hosts the adapter with this digest."""

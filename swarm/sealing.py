@@ -18,7 +18,7 @@ from swarm.errors import RecordError, UsageError
 from swarm.identity import Identity, verify
 from swarm.ids import ADAPTER_NAME, MAX_ADAPTERS, Digest, PeerId, Span
 from swarm.messages import Contact
-from swarm.record import Announced, PeerRecord, PeerState, Presence
+from swarm.record import MOST_NEAR, Announced, PeerRecord, PeerState, Presence
 from swarm.training import DIGEST_BYTES
 from swarm.unpacking import unpack
 
@@ -47,6 +47,7 @@ _MAX_ADDRESS = 256
 _MAX_BLOCKS = 4096
 _MAX_COUNT = 1 << 48
 _MAX_RATE = 1e12
+_MAX_DELAY = 60.0  # s
 _MAX_NAME = 128  # characters of a model's name
 _MAX_WORD = 32  # of a precision or a version
 _MAX_PUBLIC_NAME = 64
@@ -178,6 +179,8 @@ def _fields(record: PeerRecord) -> dict[str, Any]:
         fields["trains"] = False  # left out: it does, as in earlier versions
     if record.fixed:
         fields["fixed"] = True
+    if record.near:
+        fields["near"] = [[peer, delay] for peer, delay in record.near]
     return fields
 
 
@@ -204,6 +207,7 @@ def _parsed(fields: Mapping[str, Any]) -> PeerRecord:
         adapters=_adapters(fields),
         trains=_flag(fields, "trains", default=True),
         fixed=_flag(fields, "fixed", default=False),
+        near=_near(fields),
     )
 
 
@@ -291,6 +295,17 @@ def _adapter(entry: object) -> tuple[str, str]:
     if not isinstance(name, str) or ADAPTER_NAME.fullmatch(name) is None:
         raise RecordError("the name of an adapter in a record is at most 32 letters, digits, dots, dashes, underscores")
     return name, digest.hex()
+
+
+def _near(fields: Mapping[str, Any]) -> tuple[tuple[PeerId, float], ...]:
+    value = fields.get("near", [])
+    pairs = isinstance(value, list) and all(isinstance(entry, list) and len(entry) == 2 for entry in value)
+    if not pairs or len(value) > MOST_NEAR:
+        raise RecordError(f"a record's neighbours are a list of at most {MOST_NEAR} pairs")
+    named = [{"neighbour": peer, "delay": delay} for peer, delay in value]
+    return tuple(
+        (PeerId(_text(each, "neighbour", _MAX_WORD * 2)), _number(each, "delay", _MAX_DELAY)) for each in named
+    )
 
 
 def printable(text: str) -> str:

@@ -104,7 +104,7 @@ def _payload(packed: bytes) -> bytes:
 
 
 _FRAMES = [message.pack() for message in MESSAGES]
-_RECORD = seal(record_of(ME.peer_id, adapters=(("french", "ab" * 16),)), ME)
+_RECORD = seal(record_of(ME.peer_id, adapters=(("french", "ab" * 16),), near=((ME.peer_id, 0.1),)), ME)
 _PRESENCE = seal_presence(presence_of(ME.peer_id, RUN.peer_id), ME, RUN)
 _CLAIM = sealed(ME, RUN_KEY, round=1, base=KEY, delta=KEY, tokens=3, loss=1.5)
 _TALLY = sealed(ME, RUN_KEY, claims=[_CLAIM.pack()], signed=[_CLAIM.pack()])

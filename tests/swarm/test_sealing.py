@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from swarm.errors import RecordError
 from swarm.identity import Identity
-from swarm.ids import Digest, Span
+from swarm.ids import Digest, PeerId, Span
 from swarm.messages import Contact
-from swarm.record import PeerState
+from swarm.record import MOST_NEAR, PeerState
 from swarm.sealing import (
     CLOCK_TOLERANCE,
     MAX_LIFETIME,
@@ -53,12 +53,39 @@ def test_record_with_many_addresses_fits() -> None:
     assert unseal(seal(record, ADA), NOW) == record
 
 
-def test_record_with_many_addresses_and_adapters_fits() -> None:
+def test_record_with_many_addresses_adapters_and_neighbours_fits() -> None:
     relay = f"tcp/31330/p2p/{ADA.peer_id}/p2p-circuit/p2p/{ADA.peer_id}"
     addresses = tuple(f"/ip4/203.0.113.{n}/{relay}" for n in range(8))
     adapters = tuple((f"{n}" * 32, f"{n:032x}") for n in range(8))
     record = replace(RECORD, contact=Contact(ADA.peer_id, addresses), adapters=adapters, reason="y" * 200)
+    record = replace(record, near=tuple((PeerId(f"{n}" * 52), 0.0123456789) for n in range(MOST_NEAR)))
     assert unseal(seal(record, ADA), NOW) == record
+
+
+@pytest.mark.parametrize(
+    "near",
+    [
+        7,
+        {},
+        [7],
+        [["a"]],
+        [["a", 0.1, 0.2]],
+        [[b"a", 0.1]],
+        [["a" * 65, 0.1]],
+        [["a\n", 0.1]],
+        [["a", "0.1"]],
+        [["a", -0.1]],
+        [["a", float("nan")]],
+        [["a", 61.0]],
+        [["a", True]],
+        [[f"a{n}", 0.1] for n in range(MOST_NEAR + 1)],
+    ],
+    ids=str,
+)
+def test_neighbours_that_are_too_many_or_are_none_are_refused(near: Any) -> None:
+    assert unseal(signed({**fields(), "near": [["a", 0.1]]}), NOW).near == ((PeerId("a"), 0.1),)
+    with pytest.raises(RecordError):
+        unseal(signed({**fields(), "near": near}), NOW)
 
 
 @pytest.mark.parametrize(

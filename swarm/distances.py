@@ -1,34 +1,29 @@
-"""How far peers are from this client: measured beside everything else, so that chains go through those that are near.
-
-Of a large swarm some peers are measured; the others count as neither near nor far.
-"""
+"""How far other peers are from this one: measured beside everything else, again and again."""
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 
-from routing.perf import Link, Links
 from swarm.echo import round_trip
 from swarm.errors import NetworkError, WireError
 from swarm.ids import PeerId
 from swarm.record import PeerRecord, PeerState
 from swarm.transport import Transport
 
-__all__ = ["UNKNOWN", "Distances"]
+__all__ = ["Distances"]
 
-UNKNOWN = Link(delay=0.02, bandwidth=12.5e6)  # of a pair nobody has measured: a good home line
-NEAR = 0.01  # s, one way; closer than this nobody is preferred for it, what peers say of their speed is less exact
 MOST = 32  # peers that are measured,
 AT_ONCE = 8  # so many at a time,
 FRESH = 300.0  # s until one is measured again
 LOOK = 5.0  # s between looks for new ones
-WAYS = 4  # to dial and to hear of somebody, at least
-FIRST = 1.0  # s that planning waits for the first of them
+FIRST = 1.0  # s to wait for the first of them
+WAYS = 4  # to dial somebody and to hear from there, at least
 
 
 class Distances:
-    """One client's. `dice` choose among many peers, so that not all clients measure the same."""
+    """From one peer, or client, to those of a swarm, or to some where they are many. `dice` choose among these, so that
+    not everybody measures the same."""
 
     def __init__(self, transport: Transport, dice: random.Random, clock: Callable[[], float]) -> None:
         self._transport = transport
@@ -39,13 +34,16 @@ class Distances:
         self._asked: dict[PeerId, float] = {}  # since when, without an answer so far
         self._first = asyncio.Event()  # set once all who were there at first have been tried
 
-    def links(self) -> Links:
-        """What is known of the ways between this client and peers, and so of those between peers."""
-        me, now = self._transport.peer_id, self._clock()
-        at_least = {peer: max(UNKNOWN.delay, (now - since) / WAYS) for peer, since in self._asked.items()}
-        delays = {**at_least, **{peer: max(NEAR, delay) for peer, delay in self._delays.items()}}
-        known = {(me, peer): Link(delay, UNKNOWN.bandwidth) for peer, delay in delays.items()}
-        return Links(UNKNOWN, known, origin=me)
+    @property
+    def delays(self) -> Mapping[PeerId, float]:
+        """Seconds one way."""
+        return self._delays
+
+    @property
+    def silences(self) -> Mapping[PeerId, float]:
+        """Seconds one way that it must be at least to those who have not answered yet."""
+        now = self._clock()
+        return {peer: (now - since) / WAYS for peer, since in self._asked.items()}
 
     async def settled(self) -> None:
         """Wait a moment for the first measurements."""
@@ -63,6 +61,7 @@ class Distances:
     async def measure(self, peers: Iterable[PeerRecord]) -> None:
         """Measure those that are due, and forget who is gone."""
         there = {record.peer: record for record in peers if record.state is PeerState.ONLINE}
+        there.pop(self._transport.peer_id, None)
         self._tried = {peer: at for peer, at in self._tried.items() if peer in there}
         self._delays = {peer: delay for peer, delay in self._delays.items() if peer in there}
         new = [peer for peer in there if peer not in self._tried]
