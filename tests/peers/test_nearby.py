@@ -45,6 +45,8 @@ async def test_peer_tells_how_far_those_are_that_come_after_it() -> None:
     world.network.delay = lambda *ends: max(away.get(end, 0.0) for end in ends)
     async with telling(world, "one", SECOND), telling(world, "other", SECOND), telling(world, "first", FIRST):
         await asyncio.sleep(SECONDS)
+        assert await told(world, "first")
+        await asyncio.sleep(2 * INTERVAL)
         near = await told(world, "first")
         assert near == {"one": pytest.approx(0.03), "other": pytest.approx(0.2)}
         assert list(near) == ["one", "other"], "the nearest first"
