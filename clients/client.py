@@ -17,7 +17,7 @@ from routing.chains import PIECE, Hop, piece_tokens, plan_chain, step_seconds
 from routing.distances import known_links
 from routing.hosting import Hosted, find_hosted
 from routing.load import Load, Loads
-from routing.perf import Costs, Links, Pace, time_limit
+from routing.perf import Costs, Pace, time_limit
 from routing.view import View
 from swarm.codecs import body_size
 from swarm.directory import Directory
@@ -93,7 +93,7 @@ class Client:
         self.dice = dice or random.Random()
         self._clock = clock
         self._salt = self.dice.randbytes(8)
-        self._distances = Distances(transport, self.dice, clock)
+        self._distances = Distances(transport, self.dice)
         self._measures = measures
         self._tasks: list[asyncio.Task[None]] = []
         self._reading: asyncio.Task[View] | None = None
@@ -211,11 +211,6 @@ class Client:
 
     # --- planning ---
 
-    @property
-    def links(self) -> Links:
-        """The ways to peers and between them, as far as somebody has measured them."""
-        return known_links(self.me.peer, self._distances.delays, self._distances.silences, self.view.peers)
-
     def plan(
         self,
         blocks: Span,
@@ -240,11 +235,12 @@ class Client:
                 f"no peer of this swarm serves {self.model.name} ({self.model.digest[:12]}){only}; "
                 f"start one with: swarm-serve {self.model.name} --initial-peers …",
             )
+        far = self._distances
         plan = partial(
             plan_chain,
             self.view,
             blocks,
-            links=self.links,
+            links=known_links(self.me.peer, far.delays, far.silences, self.view.peers),
             source=source,
             sink=sink,
             tokens=lease,

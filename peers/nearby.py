@@ -52,7 +52,7 @@ class Nearby:
         self._directory = directory
         self._lot = lot or random.Random()
         self._clock = clock
-        self._distances = Distances(transport, self._lot, asyncio.get_running_loop().time)
+        self._distances = Distances(transport, self._lot)
 
     async def run(self) -> None:
         """Until cancelled."""

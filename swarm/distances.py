@@ -25,10 +25,10 @@ class Distances:
     """From one peer, or client, to those of a swarm, or to some where they are many. `dice` choose among these, so that
     not everybody measures the same."""
 
-    def __init__(self, transport: Transport, dice: random.Random, clock: Callable[[], float]) -> None:
+    def __init__(self, transport: Transport, dice: random.Random) -> None:
         self._transport = transport
         self._dice = dice
-        self._clock = clock
+        self._clock = asyncio.get_running_loop().time
         self._delays: dict[PeerId, float] = {}
         self._tried: dict[PeerId, float] = {}  # when, the last time
         self._asked: dict[PeerId, float] = {}  # since when, without an answer so far

@@ -16,7 +16,7 @@ from clients.completion.generation import Token
 from clients.completion.request import Request, Sampling
 from clients.completion.shared import SharedModel
 
-__all__ = ["Answer", "ask", "ask_at_once", "ask_shared", "decode_rate", "new_prompt", "whole_rate"]
+__all__ = ["Answer", "ask", "ask_at_once", "ask_shared", "decode_rate", "exactly", "new_prompt", "whole_rate"]
 
 FIRST_ORDINARY = 3  # token ids below are often special ones
 
@@ -94,6 +94,14 @@ def ask_shared(shared: SharedModel, prompts: Sequence[Tensor], new_tokens: int) 
     return asyncio.run(read_all())
 
 
+def exactly(model: PreTrainedModel, new_tokens: int) -> GenerationConfig:
+    """Settings of greedy answers of just so many tokens: no token ends them early, and none is left out for that."""
+    no_token = model.config.get_text_config().vocab_size
+    return GenerationConfig(  # type: ignore[no-untyped-call]
+        max_new_tokens=new_tokens, do_sample=False, eos_token_id=no_token
+    )
+
+
 class _Interrupted(Exception):
     pass
 
@@ -118,10 +126,7 @@ class _Times(BaseStreamer):
 
 def _ask(model: PreTrainedModel, prompt: Tensor, new_tokens: int, stop: threading.Event) -> Answer:
     times = _Times(stop)
-    no_token = model.config.get_text_config().vocab_size  # so that nothing ends an answer early
-    settings = GenerationConfig(  # type: ignore[no-untyped-call]
-        max_new_tokens=new_tokens, do_sample=False, eos_token_id=no_token
-    )
+    settings = exactly(model, new_tokens)
     begun = time.perf_counter()
     model.generate(prompt, settings, attention_mask=torch.ones_like(prompt), streamer=times)  # type: ignore[operator]
     return Answer(begun, tuple(times.at[1:]), tuple(times.tokens[prompt.shape[1] :]))

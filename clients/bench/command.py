@@ -1,5 +1,6 @@
 """The command lines of `swarm bench`. Imports nothing heavy: help does not need it."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -94,14 +95,14 @@ def swarm(
         threads=threads,
         peer_threads=peer_threads,
         client_threads=client_threads,
-        client_precision=_client_precision(client_dtype),
+        client_precision=_one_of(CLIENT_PRECISIONS, client_dtype, "--client-dtype"),
         prompt_tokens=prompt_tokens,
         new_tokens=new_tokens,
         rounds=rounds,
         long_prompt=long_prompt,
         repeated_prompt=repeat_prompt,
         shared=shared,
-        client_head=_client_head(client_head),
+        client_head=None if client_head is None else _one_of(HEAD_PRECISIONS, client_head, "--client-head"),
     )
     notes = prepare(quiet=as_json)
     from clients.bench.swarm import run
@@ -226,7 +227,7 @@ def wan(
         bandwidth=bandwidth_mbit * MBIT,
         peer_threads=peer_threads,
         client_threads=client_threads,
-        client_precision=_client_precision(client_dtype),
+        client_precision=_one_of(CLIENT_PRECISIONS, client_dtype, "--client-dtype"),
         prompt_tokens=prompt_tokens,
         new_tokens=new_tokens,
         rounds=rounds,
@@ -276,8 +277,7 @@ def gateway(
 def _precisions(text: str) -> tuple[str, ...]:
     names = text.replace(",", " ").split()
     for name in names:
-        if name not in PRECISIONS:
-            raise UsageError(f"--precision is one of {', '.join(PRECISIONS)}, not '{name}'")
+        _one_of(PRECISIONS, name, "--precision")
     if not names:
         raise UsageError(f"--precision is one of {', '.join(PRECISIONS)}; none was given")
     return tuple(dict.fromkeys(names))
@@ -290,13 +290,7 @@ def _compressions(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _client_head(name: str | None) -> str | None:
-    if name is not None and name not in HEAD_PRECISIONS:
-        raise UsageError(f"--client-head is one of {', '.join(HEAD_PRECISIONS)}, not '{name}'")
-    return name
-
-
-def _client_precision(name: str) -> str:
-    if name not in CLIENT_PRECISIONS:
-        raise UsageError(f"--client-dtype is one of {', '.join(CLIENT_PRECISIONS)}, not '{name}'")
+def _one_of(names: Sequence[str], name: str, option: str) -> str:
+    if name not in names:
+        raise UsageError(f"{option} is one of {', '.join(names)}, not '{name}'")
     return name

@@ -4,11 +4,11 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from clients.bench.answers import exactly
 from clients.drafts import Draft, Drafter, Length
 from clients.model import SwarmModelForCausalLM
 from routing.drafting import expected_tokens
@@ -66,17 +66,15 @@ def ask_drafted(
     drafter = KnownText(text, acceptance, length, vocabulary=vocabulary, seed=seed)
     rest = len(answer) - 1
     with model.new_cache(len(text) + length) as cache:
-        options: dict[str, Any] = {"past_key_values": cache, "do_sample": False}
-        model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=1, **options)
+        model.generate(prompt, exactly(model, 1), attention_mask=torch.ones_like(prompt), past_key_values=cache)
         begun = text[None, : prompt.shape[1] + 1]
         started = time.perf_counter()
         whole = model.generate(
             begun,
+            exactly(model, rest),
             attention_mask=torch.ones_like(begun),
-            max_new_tokens=rest,
-            min_new_tokens=rest,
+            past_key_values=cache,
             draft=drafter,
-            **options,
         )
         seconds = time.perf_counter() - started
     if whole[0].tolist() != text.tolist():

@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import Tensor
 from transformers.generation.streamers import BaseStreamer
 
-from clients.bench.answers import new_prompt
+from clients.bench.answers import exactly, new_prompt
 from clients.bench.failing import Dice, Outcome, Remedy, answer
 from clients.bench.failure_report import FailureReport, Round
 from clients.bench.far import FarAway, Line, free_ports
@@ -132,10 +132,8 @@ class _Field:
         with threads(self._trial.client_threads):
             self._model.generate(
                 prompt,
+                exactly(self._model, new_tokens),
                 attention_mask=torch.ones_like(prompt),
-                max_new_tokens=new_tokens,
-                min_new_tokens=new_tokens,
-                do_sample=False,
                 streamer=streamer,
             )
 

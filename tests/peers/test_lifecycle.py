@@ -17,7 +17,7 @@ from peers.stay import Pace
 from routing.placement import Placement
 from swarm.errors import ModelError, NetworkError, SwarmError, UsageError
 from swarm.ids import Digest, PeerId, Span, new_session_id
-from swarm.memory import MemoryDirectory, MemoryNetwork
+from swarm.memory import MemoryDirectory, MemoryNetwork, MemoryTransport
 from swarm.messages import PROTOCOL, Close, Fault, FaultCode, Open, parse
 from swarm.record import PeerRecord, PeerState
 from swarm.transport import Stream
@@ -117,7 +117,7 @@ class SlowDirectory(MemoryDirectory):
 class Volunteer:
     """`served`: all that it came to serve; `unloadable`: spans that its executor does not start with."""
 
-    peer: PeerId
+    transport: MemoryTransport
     executor: PaperExecutor
     directory: MemoryDirectory
     ready: asyncio.Future[Served]
@@ -125,6 +125,10 @@ class Volunteer:
     unloadable: set[Span]
     life: Lifecycle
     task: asyncio.Task[None]
+
+    @property
+    def peer(self) -> PeerId:
+        return self.transport.peer_id
 
     async def leave(self) -> None:
         self.task.cancel()
@@ -156,7 +160,7 @@ def begin(
     transport = world.network.transport(PeerId(name))
     life = Lifecycle(transport, directory, offer, start, on_ready, patience=PATIENCE, clock=world.unix_time)
     task = asyncio.create_task(life.run(), name=name)
-    return Volunteer(PeerId(name), executor, directory, ready, served, unloadable, life, task)
+    return Volunteer(transport, executor, directory, ready, served, unloadable, life, task)
 
 
 @asynccontextmanager

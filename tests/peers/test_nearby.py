@@ -22,7 +22,7 @@ SECONDS = 20.0  # until a newcomer has measured and told
 async def telling(world: World, name: str, blocks: Span) -> AsyncIterator[Volunteer]:
     async with AsyncExitStack() as stack:
         volunteer = await stack.enter_async_context(serving(world, name, room=Room(len(blocks), blocks)))
-        transport = world.network._transports[PeerId(name)]
+        transport = volunteer.transport
         await serve_echo(transport)
         nearby = Nearby(volunteer.life, transport, volunteer.directory, lot=random.Random(name), clock=world.unix_time)
         task = asyncio.create_task(nearby.run())

@@ -25,7 +25,7 @@ class Place:
         self.away = {ME: 0.0}
         self.records: dict[PeerId, PeerRecord] = {}
         transport = self.network.transport(ME)
-        self.distances = Distances(transport, random.Random(0), asyncio.get_running_loop().time)
+        self.distances = Distances(transport, random.Random(0))
 
     async def put(self, name: str, away: float) -> PeerId:
         peer = PeerId(name)

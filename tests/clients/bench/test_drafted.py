@@ -25,11 +25,15 @@ def test_a_known_text_is_drafted_as_well_as_is_wanted(acceptance: float) -> None
     assert 1 + sum(right) / 40 == pytest.approx(expected_tokens(acceptance, 4), rel=0.04)
 
 
-def test_an_answer_with_drafts_takes_fewer_trips(model: SwarmModelForCausalLM, local: PreTrainedModel) -> None:
+def test_an_answer_with_drafts_takes_fewer_trips(
+    model: SwarmModelForCausalLM, local: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     answer = local.generate(PROMPT, max_new_tokens=33, min_new_tokens=33, do_sample=False)[0, 5:].tolist()
     perfect = ask_drafted(model, PROMPT, answer, acceptance=1.0, length=7, seed=0)
     assert (perfect.tokens, perfect.trips, perfect.per_trip) == (32, 4, 8.0)
     assert ask_drafted(model, PROMPT, answer, acceptance=0.0, length=7, seed=0).trips >= 31
+    monkeypatch.setattr(model.generation_config, "eos_token_id", answer[3])
+    assert ask_drafted(model, PROMPT, answer, acceptance=1.0, length=7, seed=0).tokens == 32
     with pytest.raises(SwarmError, match="not the answer without"):
         ask_drafted(model, PROMPT, [(token + 1) % 128 for token in answer], acceptance=1.0, length=7, seed=0)
 
