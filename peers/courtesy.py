@@ -2,8 +2,9 @@
 
 A client is a peer, however many sessions it has. While several of them compute here each one's use is noted, and
 forgotten by half every minute. Who is `AHEAD` seconds ahead of whoever has used least is held back: its work may make
-that one's steps longer by `STRETCH`, and it gets whatever that one leaves. So nobody can slow others down for long by
-asking for much; two that ask for much share alike.
+that one's steps longer by `STRETCH`, and a pass of its own begins only where it ends before that one usually comes
+again, or when that one is late. So nobody can slow others down for long by asking for much; two that ask for much share
+alike.
 """
 
 from collections import OrderedDict
@@ -19,6 +20,9 @@ AHEAD = 3.0  # seconds of the device
 STRETCH = 0.1  # of the time from one step of a session to the next
 HALF_LIFE = 60.0  # seconds
 LIVELY = 1.0  # seconds for which who asked is expected to ask again
+LATE = 4.0  # usual deviations after its usual time that who asked is late, as a timeout of TCP (RFC 6298),
+LATE_PASSES = 2.0  # but no more passes than that
+UNSEEN = 0.25  # of a pass: what is heard of so soon after it has probably come meanwhile
 WEIGHT = 0.125  # of the latest in what is known of all
 KNOWN = 1024  # peers, and sessions
 
@@ -26,16 +30,20 @@ KNOWN = 1024  # peers, and sessions
 @dataclass(slots=True)
 class _Client:
     """`used`: seconds of the device, as of `at`. `cycle`: from one step of a session to its next; `gap`: from what it
-    was sent last, at `ended` and after so many `passes`, to what it asks then. That is known only if no other pass came
-    between, since what comes meanwhile is not seen."""
+    was sent last, at `ended`, to what it asks then, and by how much that deviates."""
 
     used: float
     at: float
     came: float
     cycle: float | None = None
     gap: float | None = None
+    deviation: float = 0.0
     ended: float | None = None
-    passes: int = 0
+
+    def asked(self, after: float) -> None:
+        """So many seconds after it was sent something."""
+        self.deviation = _smooth(self.deviation, abs(after - (after if self.gap is None else self.gap)))
+        self.gap = _smooth(self.gap, after)
 
 
 class Courtesy:
@@ -44,8 +52,8 @@ class Courtesy:
         self._pace = Pace()
         self._clients: OrderedDict[PeerId, _Client] = OrderedDict()  # who came longest ago is first
         self._came: OrderedDict[SessionId, float] = OrderedDict()
-        self._passes = 0
-        self._latest = 0.0  # seconds of a pass
+        self._latest = 0.0  # seconds of a pass,
+        self._ended = clock()  # which ended then
         self._credit = 0.0  # tokens of those held back that may be in the passes of others
 
     # --- what happens -------------------------------------------------------------------------------------------------
@@ -60,8 +68,8 @@ class Courtesy:
         before = self._came.get(session)
         if before is not None and now - before < LIVELY:
             client.cycle = _smooth(client.cycle, now - before)
-        if client.ended is not None and client.passes == self._passes:
-            client.gap = _smooth(client.gap, now - client.ended)
+        if client.ended is not None and before is not None:
+            client.asked(self._after(client, now - client.ended))
         client.came, client.ended = now, None
         self._came[session] = now
         self._came.move_to_end(session)
@@ -74,12 +82,11 @@ class Courtesy:
         """A pass with so many tokens of each took so long."""
         total, now = sum(tokens.values()), self._clock()
         self._pace.add(total, seconds)
-        self._passes += 1
-        self._latest = seconds
+        self._latest, self._ended = seconds, now
         for owner, own in tokens.items():
             self.spent(owner, seconds * own / total)
             if owner in self._clients:
-                self._clients[owner].ended, self._clients[owner].passes = now, self._passes
+                self._clients[owner].ended = now
 
     def spent(self, owner: PeerId, seconds: float) -> None:
         """Of this thread, for one client. Who is alone does not have to account for it."""
@@ -129,18 +136,32 @@ class Courtesy:
         """Of the room in a pass with others."""
         self._credit -= tokens
 
-    def patience(self, held: Iterable[PeerId], since: float) -> float:
-        """Seconds for which a pass of those held back alone may still wait for others, having waited since `since`:
-        those who come again within the time of a pass would have to wait for it."""
-        most = self._pace.of(1)
-        due = [
-            client.ended + (most if client.gap is None else 2 * client.gap)
-            for client in self._others(held)
-            if client.ended is not None and (client.gap is None or client.gap < most)
-        ]
-        return max(0.0, min(max(due, default=since), since + most) - self._clock())
+    def patience(self, held: Iterable[PeerId]) -> float:
+        """Seconds for which a pass of those held back alone still has to wait: others would have to wait for it."""
+        others = self._others(held)
+        now, most = self._clock(), max(self._pace.of(1), self.seconds(held))
+        return max(0.0, max((self._until(client, now + most) for client in others), default=now) - now)
 
     # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _after(self, client: _Client, seconds: float) -> float:
+        """How long after it was sent something it asked, which was heard of after `seconds`. What comes during a pass
+        is heard of after it, and is taken to have come in its middle."""
+        assert client.ended is not None
+        heard = client.ended + seconds - self._ended
+        meanwhile = self._ended > client.ended and heard < UNSEEN * self._latest
+        return max(0.0, self._ended - self._latest / 2 - client.ended) if meanwhile else seconds
+
+    def _until(self, client: _Client, end: float) -> float:
+        """When a pass may begin that would end at `end`, so that `client` does not have to wait for it: at any time, if
+        it ends before that one usually asks again, or else when that one is late."""
+        most = self._pace.of(1)
+        if client.ended is None:
+            return 0.0
+        if client.gap is None:
+            return client.ended + most
+        usual = client.ended + client.gap
+        return 0.0 if end <= usual else usual + min(max(LATE * client.deviation, most / 4), LATE_PASSES * most)
 
     def _lively(self) -> dict[PeerId, _Client]:
         oldest = self._clock() - LIVELY - 2 * self._latest  # who is in a long pass can't ask again

@@ -212,7 +212,7 @@ class Engine:
         waiting = {session.owner for session in self._turns.values()}
         held = self._courtesy.held_back(waiting)
         if held:
-            return self._courtesy.patience(held, since) if held >= waiting else 0.0
+            return self._courtesy.patience(held) if held >= waiting else 0.0
         if not self._turns or not all(self._decodes(session) for session in self._turns.values()):
             return 0.0
         return self._company.patience(len(self._turns), since)

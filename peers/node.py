@@ -156,6 +156,8 @@ class PeerNode:
         try:
             while True:
                 await remote.reading.take(0)
+                if self._has_left(accepted):
+                    return
                 frame = await stream.receive()
                 self._hear(accepted, remote)
                 remote.largest = max(remote.largest, len(frame))
@@ -192,7 +194,7 @@ class PeerNode:
         if remote.heard or self._remotes.get(peer) is not remote:
             return
         if remote.reading.debt:
-            asyncio.get_running_loop().call_later(remote.reading.debt, self._leave, peer, remote)
+            asyncio.get_running_loop().call_later(1.0 + remote.reading.debt, self._leave, peer, remote)
         else:
             del self._remotes[peer]
 
@@ -216,6 +218,14 @@ class PeerNode:
     def _needed(self) -> set[Accepted | PeerId]:
         """The streams over which a session was opened, and the peers that may feed one."""
         return {who for session in self._sessions.values() for who in (session.owner, session.prev) if who is not None}
+
+    def _has_left(self, accepted: Accepted) -> bool:
+        """Whether nobody needs what is still to be read of a stream: its sender has gone, and so end its sessions, and
+        feeds those of nobody else."""
+        own = accepted.peer
+        return accepted.stream.gone and not any(
+            known.prev == own != known.owner.peer for known in self._sessions.values()
+        )
 
     def _look_later(self, accepted: Accepted, seconds: float) -> None:
         asyncio.get_running_loop().call_later(seconds, self._look, accepted)

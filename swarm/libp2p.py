@@ -7,6 +7,7 @@ its sockets; when it dies, every call here fails with NetworkError at once; when
 import asyncio
 import ipaddress
 import logging
+import select
 import sys
 from asyncio import IncompleteReadError, StreamReader, StreamWriter
 from collections import Counter
@@ -353,6 +354,14 @@ class Libp2pStream(Stream):
         self._sending = asyncio.Lock()
         self._total: int | None = None  # of the frame that is being received: a cancelled `receive` can be repeated
         self._closed = False
+
+    @property
+    def gone(self) -> bool:
+        if self._closed or self._writer.is_closing():
+            return True
+        events = select.poll()  # the loop does not hear of it while much is waiting to be read
+        events.register(self._writer.get_extra_info("socket").fileno(), 0)
+        return any(event & select.POLLHUP for _, event in events.poll(0))
 
     async def send(self, frame: bytes) -> None:
         async with self._sending:

@@ -221,9 +221,14 @@ class MemoryStream(Stream):
         self._closed = False
         self.on_close: Callable[[MemoryStream], None] = lambda _: None
 
+    @property
+    def gone(self) -> bool:
+        """Whether this end is closed, or knows that the other is."""
+        return self._closed or self._link.broken or (self._in.end is not None and self._is_past(self._in.end))
+
     async def send(self, frame: bytes) -> None:
         while True:
-            if self._ended():
+            if self.gone:
                 raise StreamClosed(f"the stream to peer {self.remote} is closed")
             if not self._out.size or self._out.size + len(frame) <= self._network.capacity:
                 break
@@ -236,7 +241,7 @@ class MemoryStream(Stream):
             frame = self._arrived()
             if frame is not None:
                 return self._checked(frame)
-            if self._ended():
+            if self.gone:
                 raise StreamClosed(f"the stream from peer {self.remote} is closed")
             await self._link.changed(until=self._next_event())
 
@@ -257,10 +262,6 @@ class MemoryStream(Stream):
         pipe.size -= len(frame)
         self._link.wake()
         return frame
-
-    def _ended(self) -> bool:
-        """Whether this end is closed, or knows that the other is."""
-        return self._closed or self._link.broken or (self._in.end is not None and self._is_past(self._in.end))
 
     def _is_past(self, due: float) -> bool:
         if self._network.blocked(self._in.source, self._in.target):

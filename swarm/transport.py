@@ -22,6 +22,11 @@ class Stream(ABC):
 
     remote: PeerId
 
+    @property
+    @abstractmethod
+    def gone(self) -> bool:
+        """Whether the other side has ended both directions; `receive` still gives what it sent before."""
+
     @abstractmethod
     async def send(self, frame: bytes) -> None:
         """Queue one encoded frame; waits while the other side is slow. Raises StreamClosed."""

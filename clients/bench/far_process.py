@@ -37,13 +37,14 @@ class Line:
     lateness: Lateness
     bytes: int = 0
     connections: int = field(default=0)
-    open: dict[int, tuple[StreamWriter, StreamWriter]] = field(default_factory=dict)  # by the port dialled from
+    open: dict[tuple[StreamWriter, StreamWriter], int] = field(default_factory=dict)  # the port dialled from
 
     def cut(self, dialled_from: Collection[int] | None = None) -> int:
         """Break the connections that were dialled from these ports, or all, as when a machine is gone; how many."""
-        hit = [port for port in self.open if dialled_from is None or port in dialled_from]
-        for port in hit:
-            for writer in self.open.pop(port):
+        hit = [ends for ends, port in self.open.items() if dialled_from is None or port in dialled_from]
+        for ends in hit:
+            del self.open[ends]
+            for writer in ends:
                 writer.transport.abort()
         return len(hit)
 
@@ -55,14 +56,14 @@ class Line:
         except OSError:  # it is not there; whoever dialled sees the end
             writer.close()
             return
-        port: int = writer.get_extra_info("peername")[1]
-        self.open[port] = (writer, far_writer)
+        ends = (writer, far_writer)
+        self.open[ends] = writer.get_extra_info("peername")[1]
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._carry(reader, far_writer, self.up))
                 group.create_task(self._carry(far_reader, writer, self.down))
         finally:
-            self.open.pop(port, None)
+            self.open.pop(ends, None)
             writer.close()
             far_writer.close()
 

@@ -130,6 +130,38 @@ def test_headers_that_are_slow_to_read_slow_their_sender_alone(checkpoint: Check
     run_virtual(main())
 
 
+@pytest.mark.parametrize("feeds", [False, True])
+def test_what_somebody_left_behind_is_not_read_unless_it_feeds_another_s_session(
+    checkpoint: Checkpoint, feeds: bool
+) -> None:
+    """A clock by which each frame takes 50 ms to read, as above: of a hundred a few have been read when it leaves."""
+    ticks: Iterator[int] = count()
+
+    async def main() -> None:
+        async with MemorySwarm(checkpoint, MemoryNetwork(delay=0.001)) as swarm:
+            await swarm.add(HOST, Span(0, checkpoint.num_blocks))
+            transport = swarm.network.transport(PeerId("slow"))
+            node = PeerNode(transport, swarm.members[HOST].link, spent=lambda: 0.05 * next(ticks))
+            await node.start()
+            mallory, alice = (swarm.network.transport(PeerId(name)) for name in ("mallory", "alice"))
+            if feeds:
+                owns, blocks = await alice.open(PeerId("slow"), PROTOCOL), Span(0, checkpoint.num_blocks)
+                opening = Open(SessionId(bytes(16)), checkpoint.digest, blocks, "fp32", mallory.peer_id, None, 16)
+                await owns.send(opening.pack())
+                await asyncio.sleep(10)
+            stream = await mallory.open(PeerId("slow"), PROTOCOL)
+            before = next(ticks)
+            for nonce in range(100):
+                await stream.send(Ping(SessionId(bytes(16)), nonce).pack())
+            stream.close()
+            await asyncio.sleep(100)
+            read = next(ticks) - before
+            await transport.close()
+            assert (read > 200) == feeds
+
+    run_virtual(main())
+
+
 def test_the_sessions_of_one_client_go_to_so_many_peers(checkpoint: Checkpoint) -> None:
     async def play(swarm: MemorySwarm, client: Friends) -> None:
         mallory, alice = await client("mallory"), await client("alice")

@@ -1,9 +1,11 @@
 """Who gives way to whom, on a device that is a formula: a pass takes a fixed time and some more for each token."""
 
 import heapq
+import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from statistics import mean
+from statistics import mean, quantiles
 
 import pytest
 
@@ -19,11 +21,11 @@ LIGHT, HEAVY, OTHER = PeerId("light"), PeerId("heavy"), PeerId("other")
 
 @dataclass
 class Session:
-    """Asks for `tokens` again `gap` seconds after it was answered."""
+    """Asks for `tokens` again `gap` seconds after it was answered, or what `gap` says at that time."""
 
     owner: PeerId
     tokens: int
-    gap: float
+    gap: float | Callable[[float], float]
     begins: float = 0.0
     id: SessionId = field(default_factory=new_session_id)
     left: int = 0
@@ -51,9 +53,8 @@ def play(sessions: list[Session], seconds: float) -> Counter[PeerId]:
         if not turns:
             clock.now = coming[0][0]
             continue
-        since = clock.now
         held = courtesy.held_back({s.owner for s in turns})
-        while all(s.owner in held for s in turns) and (wait := courtesy.patience(held, since)) > 0:
+        while all(s.owner in held for s in turns) and (wait := courtesy.patience(held)) > 0:
             clock.now = min(clock.now + wait, coming[0][0] if coming else clock.now + wait)
             hear()
         waiting = [(s.owner, Waiting(s.id, s.left, s.left)) for s in turns]
@@ -71,7 +72,8 @@ def play(sessions: list[Session], seconds: float) -> Counter[PeerId]:
                 turns.append(session)
             else:
                 session.took.append((clock.now, clock.now - session.asked))
-                heapq.heappush(coming, (clock.now + session.gap, sessions.index(session)))
+                gap = session.gap(clock.now) if callable(session.gap) else session.gap
+                heapq.heappush(coming, (clock.now + gap, sessions.index(session)))
         courtesy.computed(tokens, took)
         done += tokens
     return done
@@ -80,6 +82,11 @@ def play(sessions: list[Session], seconds: float) -> Counter[PeerId]:
 def steps(session: Session, since: float = 0.0) -> float:
     """The mean seconds of its steps from `since` on."""
     return mean(took for at, took in session.took if at >= since)
+
+
+def slowest(session: Session, since: float = 0.0) -> float:
+    """The 95th percentile of its steps' seconds."""
+    return quantiles([took for at, took in session.took if at >= since], n=20)[-1]
 
 
 @pytest.mark.parametrize("gap", [0.002, 0.02, 0.2])
@@ -92,6 +99,27 @@ def test_a_client_that_asks_for_much_does_not_slow_down_one_that_asks_for_little
     light = Session(LIGHT, 1, gap)
     play([light, *(Session(HEAVY, tokens, 0.002) for _ in range(count))], 60)
     assert steps(light, since=20) + gap < 1.3 * (steps(alone) + gap)
+
+
+@pytest.mark.parametrize("gap", [0.01, 0.1])
+def test_nor_one_whose_answers_take_now_this_long_and_now_that(gap: float) -> None:
+    def alone_and_beside() -> tuple[Session, Session]:
+        first, second = (random.Random(5) for _ in range(2))
+        return Session(LIGHT, 1, lambda _: gap * first.uniform(0.8, 1.4)), Session(
+            LIGHT, 1, lambda _: gap * second.uniform(0.8, 1.4)
+        )
+
+    alone, light = alone_and_beside()
+    play([alone], 60)
+    play([light, *(Session(HEAVY, 256, 0.002) for _ in range(64))], 60)
+    assert slowest(light, since=20) + gap < 1.3 * (slowest(alone) + gap)
+
+
+def test_who_was_slow_for_a_while_is_waited_for_again() -> None:
+    """It was too slow to be waited for, and came during passes of the others from then on."""
+    light = Session(LIGHT, 1, lambda now: 0.2 if 20 < now < 22 else 0.01)
+    play([light, *(Session(HEAVY, 256, 0.002) for _ in range(64))], 60)
+    assert steps(light, since=30) + 0.01 < 1.1 * (FIXED + EACH + 0.01) + 0.001
 
 
 def test_before_that_it_may_use_some_seconds() -> None:

@@ -20,6 +20,10 @@ class Slow(Stream):
         self.closed = False
         self.taken: list[bytes] = []
 
+    @property
+    def gone(self) -> bool:
+        return self.closed
+
     async def send(self, frame: bytes) -> None:
         await self.awake.wait()
         self.taken.append(frame)

@@ -223,6 +223,21 @@ async def test_what_was_sent_before_closing_arrives(world: World) -> None:
             await far.receive()
 
 
+async def test_who_has_gone_is_known_before_everything_is_read(world: World) -> None:
+    near, far = await connected(world)
+    await near.send(SMALL)
+    await near.send(SMALL)
+    assert not far.gone
+    near.close()
+    assert near.gone
+    async with asyncio.timeout(PATIENCE):
+        while not far.gone:  # noqa: ASYNC110 - nothing wakes who does not read
+            await asyncio.sleep(0.001)
+        assert await receive(far, 2) == [SMALL, SMALL]
+    far.close()
+    assert far.gone
+
+
 async def test_stream_is_closed_when_its_handler_returns(world: World) -> None:
     async def answer_once(stream: Stream) -> None:
         await stream.send(await stream.receive())
