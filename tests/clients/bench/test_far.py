@@ -103,3 +103,21 @@ def test_line_that_is_cut_breaks_what_went_over_it_and_what_its_end_had_dialled_
             strange.sendall(b"still")
             assert strange.recv(5) == b"still"
         assert exchange(first, b"again")[0] == b"again"
+
+
+def test_who_dials_again_from_the_same_port_is_cut_again() -> None:
+    """As libp2p does: while the end of the connection before it is still on its way."""
+    with echo_server() as port, FarAway([port], Line(DELAY, bandwidth=1e9)) as far:
+        place = ("", 0)
+        for _ in range(2):
+            with socket.socket() as connection:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                connection.settimeout(30)
+                connection.bind(place)
+                connection.connect(("127.0.0.1", far.ports[0]))
+                place = connection.getsockname()
+                connection.sendall(b"hello")
+                assert connection.recv(5) == b"hello"
+                assert far.cut(0) == 1
+                with suppress(ConnectionError):
+                    assert connection.recv(1) == b""
