@@ -42,7 +42,8 @@ class _Client:
 
     def asked(self, after: float) -> None:
         """So many seconds after it was sent something."""
-        self.deviation = _smooth(self.deviation, abs(after - (after if self.gap is None else self.gap)))
+        if self.gap is not None:
+            self.deviation = _smooth(self.deviation, abs(after - self.gap))
         self.gap = _smooth(self.gap, after)
 
 
@@ -68,8 +69,8 @@ class Courtesy:
         before = self._came.get(session)
         if before is not None and now - before < LIVELY:
             client.cycle = _smooth(client.cycle, now - before)
-        if client.ended is not None and before is not None:
-            client.asked(self._after(client, now - client.ended))
+            if client.ended is not None:
+                client.asked(self._after(client.ended))
         client.came, client.ended = now, None
         self._came[session] = now
         self._came.move_to_end(session)
@@ -144,13 +145,12 @@ class Courtesy:
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
-    def _after(self, client: _Client, seconds: float) -> float:
-        """How long after it was sent something it asked, which was heard of after `seconds`. What comes during a pass
-        is heard of after it, and is taken to have come in its middle."""
-        assert client.ended is not None
-        heard = client.ended + seconds - self._ended
-        meanwhile = self._ended > client.ended and heard < UNSEEN * self._latest
-        return max(0.0, self._ended - self._latest / 2 - client.ended) if meanwhile else seconds
+    def _after(self, ended: float) -> float:
+        """Seconds after `ended` that who was sent something then asks now. What comes during a pass is heard of after
+        it, and is taken to have come in its middle."""
+        now = self._clock()
+        meanwhile = self._ended > ended and now - self._ended < UNSEEN * self._latest
+        return max(0.0, self._ended - self._latest / 2 - ended) if meanwhile else now - ended
 
     def _until(self, client: _Client, end: float) -> float:
         """When a pass may begin that would end at `end`, so that `client` does not have to wait for it: at any time, if

@@ -30,6 +30,7 @@ __all__ = ["Limits", "PeerNode"]
 logger = logging.getLogger(__name__)
 
 
+LOOK_AGAIN = 1.0  # seconds after somebody has made up for what it cost
 MOST_ADDRESSES = 8  # of a next hop that one owner names
 MOST_TRIED = 64  # of all owners
 ENDS = (FaultCode.UNKNOWN_SESSION, FaultCode.EXECUTOR)  # what the executor says of a session that is no more
@@ -194,7 +195,7 @@ class PeerNode:
         if remote.heard or self._remotes.get(peer) is not remote:
             return
         if remote.reading.debt:
-            asyncio.get_running_loop().call_later(1.0 + remote.reading.debt, self._leave, peer, remote)
+            asyncio.get_running_loop().call_later(LOOK_AGAIN + remote.reading.debt, self._leave, peer, remote)
         else:
             del self._remotes[peer]
 

@@ -1,9 +1,7 @@
 """A serving peer, an honest client and an attacker, each in processes of its own, and phases with and without attack.
 
-The peer has half of this machine's cores, for all of its processes, and the other two share the rest. There the
-attacker computes only while the client does not, as if it had a machine of its own: what is measured is what it costs
-the peer.
-Linux only.
+The attacker computes only while nobody else does, as if it had a machine of its own: what is measured is what it costs
+the peer. That computes with one thread, so that its other processes and the client have the rest of the cores.
 """
 
 import json
@@ -66,10 +64,9 @@ class Phase:
 class _Child:
     """A process whose lines of output are heard."""
 
-    def __init__(self, cores: Sequence[int], *arguments: str, hear: Callable[[str], object]) -> None:
-        pinned = [sys.executable, "-m", "tests.attacks.pinned", ",".join(map(str, cores))]
+    def __init__(self, *arguments: str, hear: Callable[[str], object]) -> None:
         self.process = subprocess.Popen(
-            [*pinned, sys.executable, "-m", *arguments],
+            [sys.executable, "-m", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,
@@ -118,16 +115,10 @@ class Arena:
     _news: threading.Condition = field(default_factory=threading.Condition)
 
     def __enter__(self) -> Self:
-        cores = sorted(os.sched_getaffinity(0))
-        half = max(1, len(cores) // 2)
-        peer, rest = cores[:half], cores[half:] or cores
         with ExitStack() as stack:
-            pinned = [sys.executable, "-m", "tests.attacks.pinned", ",".join(map(str, peer))]
-            options = ("--kv-cache-tokens", str(KV_TOKENS), "--cache-dir", str(self.cache))
-            self.peer = ServePeer(self.checkpoint.folder, *options, prefix=pinned)
-            stack.enter_context(self.peer)
-            address = self.peer.wait_ready(START_SECONDS).addresses[0]
-            self._rest, self._address = rest, address
+            options = ("--kv-cache-tokens", str(KV_TOKENS), "--cache-dir", str(self.cache), "--threads", "1")
+            self.peer = stack.enter_context(ServePeer(self.checkpoint.folder, *options))
+            self._address = self.peer.wait_ready(START_SECONDS).addresses[0]
             stack.enter_context(self._honest())
             stack.push(self._attacker)
             self._wait(lambda: len(self.answers) >= 2)
@@ -179,7 +170,7 @@ class Arena:
     @contextmanager
     def _honest(self) -> Iterator[None]:
         arguments = (str(self.checkpoint.folder), str(self.cache), self._address, str(NEW_TOKENS))
-        child = _Child(self._rest, "tests.attacks.honest", *arguments, hear=self._hear)
+        child = _Child("tests.attacks.honest", *arguments, hear=self._hear)
         try:
             yield
         finally:
@@ -195,7 +186,7 @@ class Arena:
         values = self.checkpoint
         victim = Victim(self.peer.peer_id, self.peer.addresses, values.digest, values.num_blocks, values.hidden_size)
         self.said.clear()
-        self._attack = _Child(self._rest, "tests.attacks", str(self.seed), hear=self._hear_attacker)
+        self._attack = _Child("tests.attacks", str(self.seed), hear=self._hear_attacker)
         self._attacker.callback(self._attack.close)
         self._attack.say(json.dumps(asdict(victim)))
         self._wait(lambda: "ready" in self.said)

@@ -1,16 +1,21 @@
-"""What a swarm makes of its peers by itself: blocks that lost their only peer get another, and a newcomer its share.
+"""What a swarm makes of its peers by itself: blocks that lost their only peer get another, a newcomer its share, and a
+session another peer when its own has become slow.
 
 Real peers that chose their blocks themselves.
 """
 
 import random
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 from transformers import LogitsProcessorList, PreTrainedModel
 
+from clients.events import ChainChanged, Event
 from clients.local_swarm import LocalSwarm
 from clients.model import SwarmModelForCausalLM
 from swarm.subprocesses import ServeProcess
@@ -26,6 +31,8 @@ START = 240.0  # s for a peer to get ready
 CLIENTS = 8
 SETTLES, MEASURED = 60.0, 60.0  # s after a newcomer serves
 LEAST_SHARE = 0.35  # of the work of two equal peers
+LONG = 300  # tokens
+RUNS, STOPS = 0.02, 0.18  # s in turn, of a peer that is to be slow
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
 
@@ -90,3 +97,58 @@ def worked(peer: ServeProcess) -> float:
     """Seconds of processor time that it has taken, with all its processes."""
     own = psutil.Process(peer.pid)
     return sum(sum(one.cpu_times()[:2]) for one in (own, *own.children(recursive=True)))
+
+
+def test_a_long_session_moves_off_a_peer_that_has_become_slow(
+    cache: Path, local: PreTrainedModel, text: Text, figures: list[str]
+) -> None:
+    prompt, events = text.prompt(CONTEXT, 0), list[tuple[float, ChainChanged]]()
+
+    def hear(event: Event) -> None:
+        if isinstance(event, ChainChanged):
+            events.append((time.monotonic(), event))
+
+    with LocalSwarm("smollm2", cache) as swarm, ExitStack() as stack:
+        for name in "ab":
+            swarm.start(name).wait_ready(START)
+        own = {peer.ready.peer_id: peer for peer in swarm.peers}
+        struck: list[float] = []
+
+        def strike() -> None:
+            struck.append(time.monotonic())
+            (hop,) = events[-1][1].hops
+            stack.enter_context(slow(own[hop.peer]))
+
+        seen = AtToken(AT, strike)
+        with SwarmModelForCausalLM.from_pretrained(
+            "smollm2", initial_peers=swarm.addresses, cache=cache, observer=hear
+        ) as model:
+            ours = answers(model, prompt, logits_processor=LogitsProcessorList([seen]), **options("greedy", LONG))
+        (at, moved) = events[-1]
+    assert ours == answers(local, prompt, **options("greedy", LONG))
+    figures.append(f"a peer becomes ten times slower: its session is elsewhere {at - struck[0]:.1f} s later")
+    assert at > struck[0]
+    assert "overloaded" in moved.reason
+    assert not [event.lost for _, event in events if event.lost]
+
+
+@contextmanager
+def slow(peer: ServeProcess) -> Iterator[None]:
+    """Its device process gets a tenth of the time."""
+    family = psutil.Process(peer.pid).children(recursive=True)
+    (executor,) = (one for one in family if "peers.executor" in " ".join(one.cmdline()))
+    over = threading.Event()
+
+    def pulse() -> None:
+        while not over.wait(RUNS):
+            executor.suspend()
+            over.wait(STOPS)
+            executor.resume()
+
+    thread = threading.Thread(target=pulse)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
