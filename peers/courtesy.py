@@ -21,7 +21,7 @@ STRETCH = 0.1  # of the time from one step of a session to the next
 HALF_LIFE = 60.0  # seconds
 LIVELY = 1.0  # seconds for which who asked is expected to ask again
 LATE = 4.0  # usual deviations after its usual time that who asked is late, as a timeout of TCP (RFC 6298),
-LATE_PASSES = 2.0  # but no more passes than that
+LEAST_LATE, MOST_LATE = 0.25, 2.0  # passes that this is at least and at most
 UNSEEN = 0.25  # of a pass: what is heard of so soon after it has probably come meanwhile
 WEIGHT = 0.125  # of the latest in what is known of all
 KNOWN = 1024  # peers, and sessions
@@ -141,7 +141,7 @@ class Courtesy:
         """Seconds for which a pass of those held back alone still has to wait: others would have to wait for it."""
         others = self._others(held)
         now, most = self._clock(), max(self._pace.of(1), self.seconds(held))
-        return max(0.0, max((self._until(client, now + most) for client in others), default=now) - now)
+        return max([now, *(self._until(client, now + most) for client in others)]) - now
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -155,13 +155,15 @@ class Courtesy:
     def _until(self, client: _Client, end: float) -> float:
         """When a pass may begin that would end at `end`, so that `client` does not have to wait for it: at any time, if
         it ends before that one usually asks again, or else when that one is late."""
-        most = self._pace.of(1)
+        one = self._pace.of(1)
         if client.ended is None:
             return 0.0
         if client.gap is None:
-            return client.ended + most
+            return client.ended + one
         usual = client.ended + client.gap
-        return 0.0 if end <= usual else usual + min(max(LATE * client.deviation, most / 4), LATE_PASSES * most)
+        if end <= usual:
+            return 0.0
+        return usual + min(max(LATE * client.deviation, LEAST_LATE * one), MOST_LATE * one)
 
     def _lively(self) -> dict[PeerId, _Client]:
         oldest = self._clock() - LIVELY - 2 * self._latest  # who is in a long pass can't ask again

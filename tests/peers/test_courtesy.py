@@ -103,13 +103,11 @@ def test_a_client_that_asks_for_much_does_not_slow_down_one_that_asks_for_little
 
 @pytest.mark.parametrize("gap", [0.01, 0.1])
 def test_nor_one_whose_answers_take_now_this_long_and_now_that(gap: float) -> None:
-    def alone_and_beside() -> tuple[Session, Session]:
-        first, second = (random.Random(5) for _ in range(2))
-        return Session(LIGHT, 1, lambda _: gap * first.uniform(0.8, 1.4)), Session(
-            LIGHT, 1, lambda _: gap * second.uniform(0.8, 1.4)
-        )
+    def wavering() -> Session:
+        dice = random.Random(5)
+        return Session(LIGHT, 1, lambda _: gap * dice.uniform(0.8, 1.4))
 
-    alone, light = alone_and_beside()
+    alone, light = wavering(), wavering()
     play([alone], 60)
     play([light, *(Session(HEAVY, 256, 0.002) for _ in range(64))], 60)
     assert slowest(light, since=20) + gap < 1.3 * (slowest(alone) + gap)

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import psutil
 import pytest
 from transformers import LogitsProcessorList, PreTrainedModel
 
@@ -19,8 +18,9 @@ from clients.events import ChainChanged, Event
 from clients.local_swarm import LocalSwarm
 from clients.model import SwarmModelForCausalLM
 from swarm.subprocesses import ServeProcess
+from tests.real.herd import executor, family
 from tests.real.prompts import Text, answers, options
-from tests.real.watching import AtToken
+from tests.real.watching import AtToken, Watch
 from tests.soak.crowd import Crowd, Question
 from tests.soak.plans import SEED
 
@@ -95,19 +95,19 @@ def question(local: PreTrainedModel, text: Text, number: int) -> Question:
 
 def worked(peer: ServeProcess) -> float:
     """Seconds of processor time that it has taken, with all its processes."""
-    own = psutil.Process(peer.pid)
-    return sum(sum(one.cpu_times()[:2]) for one in (own, *own.children(recursive=True)))
+    return sum(sum(one.cpu_times()[:2]) for one in family(peer))
 
 
 def test_a_long_session_moves_off_a_peer_that_has_become_slow(
     cache: Path, local: PreTrainedModel, text: Text, figures: list[str]
 ) -> None:
-    prompt, events = text.prompt(CONTEXT, 0), list[tuple[float, ChainChanged]]()
+    prompt, changed = text.prompt(CONTEXT, 0), list[float]()
 
-    def hear(event: Event) -> None:
+    def note(event: Event) -> None:
         if isinstance(event, ChainChanged):
-            events.append((time.monotonic(), event))
+            changed.append(time.monotonic())
 
+    watch = Watch(note)
     with LocalSwarm("smollm2", cache) as swarm, ExitStack() as stack:
         for name in "ab":
             swarm.start(name).wait_ready(START)
@@ -116,34 +116,31 @@ def test_a_long_session_moves_off_a_peer_that_has_become_slow(
 
         def strike() -> None:
             struck.append(time.monotonic())
-            (hop,) = events[-1][1].hops
-            stack.enter_context(slow(own[hop.peer]))
+            (peer,) = watch.chain
+            stack.enter_context(slow(own[peer]))
 
         seen = AtToken(AT, strike)
         with SwarmModelForCausalLM.from_pretrained(
-            "smollm2", initial_peers=swarm.addresses, cache=cache, observer=hear
+            "smollm2", initial_peers=swarm.addresses, cache=cache, observer=watch.hear
         ) as model:
             ours = answers(model, prompt, logits_processor=LogitsProcessorList([seen]), **options("greedy", LONG))
-        (at, moved) = events[-1]
     assert ours == answers(local, prompt, **options("greedy", LONG))
-    figures.append(f"a peer becomes ten times slower: its session is elsewhere {at - struck[0]:.1f} s later")
-    assert at > struck[0]
-    assert "overloaded" in moved.reason
-    assert not [event.lost for _, event in events if event.lost]
+    figures.append(f"a peer becomes ten times slower: its session is elsewhere {changed[-1] - struck[0]:.1f} s later")
+    assert changed[-1] > struck[0]
+    assert "overloaded" in watch.changes[-1].reason
+    assert not watch.lost
 
 
 @contextmanager
 def slow(peer: ServeProcess) -> Iterator[None]:
     """Its device process gets a tenth of the time."""
-    family = psutil.Process(peer.pid).children(recursive=True)
-    (executor,) = (one for one in family if "peers.executor" in " ".join(one.cmdline()))
-    over = threading.Event()
+    device, over = executor(peer), threading.Event()
 
     def pulse() -> None:
         while not over.wait(RUNS):
-            executor.suspend()
+            device.suspend()
             over.wait(STOPS)
-            executor.resume()
+            device.resume()
 
     thread = threading.Thread(target=pulse)
     thread.start()
