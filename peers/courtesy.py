@@ -53,7 +53,7 @@ class Courtesy:
         self._pace = Pace()
         self._clients: OrderedDict[PeerId, _Client] = OrderedDict()  # who came longest ago is first
         self._came: OrderedDict[SessionId, float] = OrderedDict()
-        self._latest = 0.0  # seconds of a pass,
+        self._latest = 0.0  # seconds of a pass, or of other work,
         self._ended = clock()  # which ended then
         self._credit = 0.0  # tokens of those held back that may be in the passes of others
 
@@ -70,7 +70,7 @@ class Courtesy:
         if before is not None and now - before < LIVELY:
             client.cycle = _smooth(client.cycle, now - before)
             if client.ended is not None:
-                client.asked(self._after(client.ended))
+                client.asked(self._after(client, client.ended))
         client.came, client.ended = now, None
         self._came[session] = now
         self._came.move_to_end(session)
@@ -83,11 +83,15 @@ class Courtesy:
         """A pass with so many tokens of each took so long."""
         total, now = sum(tokens.values()), self._clock()
         self._pace.add(total, seconds)
-        self._latest, self._ended = seconds, now
+        self.worked(seconds)
         for owner, own in tokens.items():
             self.spent(owner, seconds * own / total)
             if owner in self._clients:
                 self._clients[owner].ended = now
+
+    def worked(self, seconds: float) -> None:
+        """Nothing was heard of for so long, until now."""
+        self._latest, self._ended = seconds, self._clock()
 
     def spent(self, owner: PeerId, seconds: float) -> None:
         """Of this thread, for one client. Who is alone does not have to account for it."""
@@ -143,14 +147,21 @@ class Courtesy:
         now, most = self._clock(), max(self._pace.of(1), self.seconds(held))
         return max([now, *(self._until(client, now + most) for client in others)]) - now
 
+    @property
+    def alone(self) -> bool:
+        """Whether nobody has asked for a while."""
+        return not self._lively()
+
     # --- inside -------------------------------------------------------------------------------------------------------
 
-    def _after(self, ended: float) -> float:
-        """Seconds after `ended` that who was sent something then asks now. What comes during a pass is heard of after
-        it, and is taken to have come in its middle."""
+    def _after(self, client: _Client, ended: float) -> float:
+        """Seconds after `ended` that who was sent something then asks now. What comes during work is heard of after it,
+        and is taken to have come in its middle, or when it became late, if that was before."""
         now = self._clock()
-        meanwhile = self._ended > ended and now - self._ended < UNSEEN * self._latest
-        return max(0.0, self._ended - self._latest / 2 - ended) if meanwhile else now - ended
+        if not (self._ended > ended and now - self._ended < UNSEEN * self._latest):
+            return now - ended
+        middle = max(0.0, self._ended - self._latest / 2 - ended)
+        return middle if client.gap is None else min(middle, client.gap + self._margin(client))
 
     def _until(self, client: _Client, end: float) -> float:
         """When a pass may begin that would end at `end`, so that `client` does not have to wait for it: at any time, if
@@ -163,7 +174,12 @@ class Courtesy:
         usual = client.ended + client.gap
         if end <= usual:
             return 0.0
-        return usual + min(max(LATE * client.deviation, LEAST_LATE * one), MOST_LATE * one)
+        return usual + self._margin(client)
+
+    def _margin(self, client: _Client) -> float:
+        """Seconds after its usual time that it is late."""
+        one = self._pace.of(1)
+        return min(max(LATE * client.deviation, LEAST_LATE * one), MOST_LATE * one)
 
     def _lively(self) -> dict[PeerId, _Client]:
         oldest = self._clock() - LIVELY - 2 * self._latest  # who is in a long pass can't ask again

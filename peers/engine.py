@@ -61,6 +61,7 @@ __all__ = ["Engine"]
 
 logger = logging.getLogger(__name__)
 
+TRAINING_TURN = 0.2  # seconds at a time: seldom that long, rather than some of each step of those who generate
 READING = 0.1  # of the time of a pass, for the frames that one peer has sent meanwhile
 
 Batch = list[tuple[HopSession, Piece]]
@@ -179,7 +180,9 @@ class Engine:
     @property
     def rest(self) -> float | None:
         """Seconds until the next `step` will have something to do if nothing comes in; None: it has nothing."""
-        return None if self._training is None else self._training.rest()
+        if self._training is None or not self._training.waits:
+            return None
+        return 0.0 if self._courtesy.alone else self._training.rest()
 
     def stats(self) -> EngineStats:
         return EngineStats(
@@ -228,8 +231,20 @@ class Engine:
             self._send_aside(session)
             if not session.waits:
                 self._turns.pop(session.id, None)
-        trained = self._training is not None and self._training.step(others=bool(self._sessions))
+        trained = self._train()
         return bool(waiting) or trained or bool(self._reading)
+
+    def _train(self) -> bool:
+        """Some of what is to be trained; False when nothing was done."""
+        desk = self._training
+        if desk is None or not desk.waits:
+            return False
+        began, alone = self._clock(), self._courtesy.alone
+        if not alone and desk.rest() > 0:
+            return False
+        desk.step(TRAINING_TURN, others=not alone)
+        self._courtesy.worked(self._clock() - began)
+        return True
 
     # --- frames that are answered on arrival ------------------------------------------------------------------------
 

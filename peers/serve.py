@@ -140,7 +140,7 @@ def serve(
             metavar="SHARE",
             help="Of the device's time, for fine-tuning while others generate here; 0 takes no fine-tuning.",
         ),
-    ] = 0.3,
+    ] = 0.1,
     pause_when: Annotated[
         list[str] | None,
         typer.Option(

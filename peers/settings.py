@@ -49,7 +49,7 @@ class ServeSettings:
     max_memory: int | None = None  # bytes
     kv_tokens: int | None = None
     adapters: tuple[tuple[str, str], ...] = ()
-    training_share: float = 0.3  # of the device's time, while others generate
+    training_share: float = 0.1  # of the device's time, while others generate
     identity: Path | None = None
     data: Path  # where identities are kept when `identity` names none
     cache: Path

@@ -1,6 +1,6 @@
 """A peer's side of fine-tuning: frames in, one micro-batch at a time through the blocks, frames out.
 
-Runs in the engine's thread, between its batches. A session holds the adapters of its client and what going backward
+Runs between the engine's batches, a piece at a time. A session holds the adapters of its client and what going backward
 needs, both within budgets; when either is missing the client is told, and sends it again.
 """
 
@@ -8,6 +8,7 @@ import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import accumulate, pairwise
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from peers.training.deltas import BlockAdapter
 from peers.training.limits import TrainingLimits
+from peers.training.piecemeal import Piecemeal
 from peers.training.sums import Sums
 from peers.training.trainee import Pass, Trainee
 from swarm.codecs import body_size, decode, encode, raw_bytes
@@ -43,6 +45,7 @@ Asked = Adapter | Forward | Backward | Collect
 
 RETRY_SECONDS = 2.0
 IDLE_SECONDS = 300.0
+LAYERS_SECONDS = 60.0  # without sessions, after which their memory is for those who generate; reading takes a second
 
 
 @dataclass(slots=True, eq=False)
@@ -82,6 +85,9 @@ class TrainingDesk:
         self._trainee: Trainee | None = None
         self._sessions: dict[SessionId, _Session] = {}
         self._turns: OrderedDict[SessionId, None] = OrderedDict()
+        self._work = Piecemeal(clock)
+        self._doing: _Session | None = None  # whose frame it is
+        self._used = clock()  # when a session last ended
         self._kept: OrderedDict[tuple[SessionId, int], int] = OrderedDict()  # bytes, the oldest first
         self._waiting_bytes = 0
         self._rest_until = 0.0
@@ -112,9 +118,10 @@ class TrainingDesk:
     def expire(self) -> None:
         oldest = self._clock() - IDLE_SECONDS
         for session in [s for s in self._sessions.values() if s.heard < oldest and not s.waiting]:
-            self._fail(session, FaultCode.UNKNOWN_SESSION, f"nothing was heard of it for {IDLE_SECONDS:.0f} s")
-        if not self._sessions and self._trainee is not None:
-            self._trainee.close()  # its memory is for those who generate
+            if session is not self._doing:
+                self._fail(session, FaultCode.UNKNOWN_SESSION, f"nothing was heard of it for {IDLE_SECONDS:.0f} s")
+        if self._trainee is not None and not self._sessions and self._clock() >= self._used + LAYERS_SECONDS:
+            self._trainee.close()
             self._trainee = None
 
     def outgoing(self) -> list[tuple[PeerId, bytes]]:
@@ -132,43 +139,58 @@ class TrainingDesk:
 
     # --- turns --------------------------------------------------------------------------------------------------------
 
-    def rest(self) -> float | None:
-        """Seconds until it wants a turn: 0 for now, None while nothing waits."""
-        return max(0.0, self._rest_until - self._clock()) if self._turns else None
+    @property
+    def waits(self) -> bool:
+        """Whether there is anything to do."""
+        return self._doing is not None or bool(self._turns)
 
-    def step(self, *, others: bool) -> bool:
-        """One frame that waits, if it is this desk's turn; False when nothing was done. While `others` generate here,
-        it rests afterwards, so that it has its share of the time and no more."""
-        if self.rest() != 0.0:
-            return False
+    def rest(self) -> float:
+        """Seconds until it may take time from others again."""
+        return max(0.0, self._rest_until - self._clock())
+
+    def step(self, seconds: float, *, others: bool) -> None:
+        """Works on the frame whose turn it is for `seconds`, and then up to where that may be interrupted. Rests
+        afterwards where it took that time from `others`, so that it has its share and no more."""
         began = self._clock()
+        session = self._doing = self._doing or self._begin()
+        try:
+            done = self._work.go_on(seconds)
+        except Exception as error:  # whatever torch may raise; the desk outlives it
+            done = True
+            self._failed(session, error)
+        if done:
+            self._doing = None
+        if others:
+            share = self._limits.share
+            self._rest_until = self._clock() + (self._clock() - began) * (1 - share) / share
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> _Session:
+        """The next frame's session, which then stands last."""
         session = self._sessions[next(iter(self._turns))]
         message = session.waiting.popleft()
         self._waiting_bytes -= len(message.body)
         self._turns.move_to_end(session.id)
         if not session.waiting:
             del self._turns[session.id]
-        try:
-            self._handle(session, message)
-        except HopError as error:
-            self._fail(session, FaultCode(error.code), str(error))
-        except SwarmError as error:
-            self._fail(session, FaultCode.REFUSED, str(error))
-        except (MemoryError, torch.OutOfMemoryError) as error:
-            self._fail(session, FaultCode.EXECUTOR, f"memory ran out: send smaller micro-batches ({error})")
-        except (
-            RuntimeError,
-            ValueError,
-            TypeError,
-        ) as error:  # of tensors that don't go together
-            logger.warning("a micro-batch of peer %s failed: %s", session.owner, error)
-            self._fail(session, FaultCode.REFUSED, f"the micro-batch can't be computed: {str(error).splitlines()[0]}")
-        if others:
-            share = self._limits.share
-            self._rest_until = self._clock() + (self._clock() - began) * (1 - share) / share
-        return True
+        self._work.begin(partial(self._handle, session, message))
+        return session
 
-    # --- inside -------------------------------------------------------------------------------------------------------
+    def _failed(self, session: _Session, error: Exception) -> None:
+        match error:
+            case HopError():
+                self._fail(session, FaultCode(error.code), str(error))
+            case SwarmError():
+                self._fail(session, FaultCode.REFUSED, str(error))
+            case MemoryError() | torch.OutOfMemoryError():
+                self._fail(session, FaultCode.EXECUTOR, f"memory ran out: send smaller micro-batches ({error})")
+            case RuntimeError() | ValueError() | TypeError():  # of tensors that don't go together
+                logger.warning("a micro-batch of peer %s failed: %s", session.owner, error)
+                text = f"the micro-batch can't be computed: {str(error).splitlines()[0]}"
+                self._fail(session, FaultCode.REFUSED, text)
+            case _:
+                raise error
 
     def _open(self, sender: PeerId, message: Train) -> None:
         refusal = self._refusal(message)
@@ -275,7 +297,9 @@ class TrainingDesk:
     def _run(self, session: _Session, batch: MicroBatch, hidden: Tensor, *, keep: bool) -> Pass:
         assert self._trainee is not None  # since a session is open
         adapters = {block: session.adapters[key] for block, key in batch.adapters if block in session.hop}
-        done = self._trainee.forward(session.hop, hidden, batch.lengths, adapters, seed=batch.seed, keep=keep)
+        done = self._trainee.forward(
+            session.hop, hidden, batch.lengths, adapters, seed=batch.seed, keep=keep, pause=self._work.pause
+        )
         if not bool(torch.isfinite(done.output).all()):
             text = f"blocks {session.hop} made hidden states that are not finite: lower the learning rate"
             raise HopError(FaultCode.REFUSED, text)
@@ -366,6 +390,10 @@ class TrainingDesk:
     def _forget(self, session: _Session) -> None:
         if self._sessions.pop(session.id, None) is None:
             return
+        self._used = self._clock()
+        if self._doing is session:
+            self._doing = None
+            self._work.abandon()
         self._turns.pop(session.id, None)
         self._waiting_bytes -= sum(len(message.body) for message in session.waiting)
         for id in session.passes:  # noqa: A001 (the frame's word)

@@ -12,7 +12,7 @@ class TrainingLimits:
     """`share`: of the device's time, while others generate here; 0 for none at all. `kept_bytes`: of what is held for
     going backward, over all sessions; what is beyond it is computed again."""
 
-    share: float = 0.3
+    share: float = 0.1
     kept_bytes: int = 1 << 30
     adapter_bytes: int = 256 << 20  # of all adapters of one session
     max_sessions: int = 16

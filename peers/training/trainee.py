@@ -1,8 +1,9 @@
 """Blocks that gradients pass through: the library's layers, frozen, with the adapters that a micro-batch brings."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -86,13 +87,15 @@ class Trainee:
         *,
         seed: int | None,
         keep: bool,
+        pause: Callable[[], None] = lambda: None,
     ) -> Pass:
         """`hidden` `[T, hidden]`: sequences of `lengths`, one after another, through the blocks of `hop`. `adapters` by
-        block of the model. `seed`: of what is dropped while training; None drops nothing."""
+        block of the model. `seed`: of what is dropped while training; None drops nothing. `pause` is called after every
+        module of the blocks, going backward, too."""
         inputs = hidden.to(device=self.device, dtype=self.dtype)
         leaves = {block: adapter.leaves() for block, adapter in adapters.items()} if keep else dict(adapters)
         held: dict[int, int] = {}
-        with torch.set_grad_enabled(keep), self._counted(held):
+        with torch.set_grad_enabled(keep), self._counted(held), _pausing(self._layers[self._part(hop)], pause):
             inputs.requires_grad_(keep)
             output = self._run(hop, inputs, lengths, leaves, seed)
         tensors = tuple(tensor for adapter in leaves.values() for tensor in adapter.tensors)
@@ -109,7 +112,7 @@ class Trainee:
         padded = pad_sequence(list(torch.split(hidden, list(lengths))), batch_first=True)
         columns = torch.arange(padded.shape[1], device=hidden.device)
         real = columns < torch.tensor(lengths, device=hidden.device)[:, None]
-        part = slice(hop.start - self.blocks.start, hop.end - self.blocks.start)
+        part = self._part(hop)
         local = {block - self.blocks.start: adapter for block, adapter in adapters.items()}
         self._model.train(seed is not None)
         with (
@@ -128,6 +131,9 @@ class Trainee:
                 use_cache=prefix is not None,
             )
             return self._gates.output[real]
+
+    def _part(self, hop: Span) -> slice:
+        return slice(hop.start - self.blocks.start, hop.end - self.blocks.start)
 
     def _prefix(self, adapters: Mapping[int, BlockAdapter], rows: int) -> tuple[DynamicCache | None, int]:
         """What comes before every row, as the library's cache, and how many tokens that is. Raises HopError."""
@@ -168,6 +174,22 @@ class Trainee:
 
         with torch.autograd.graph.saved_tensors_hooks(count, _same):
             yield
+
+
+@contextmanager
+def _pausing(layers: Iterable[nn.Module], pause: Callable[[], None]) -> Iterator[None]:
+    """Within, `pause` is called after every innermost module; and when a gradient has come to its output, later."""
+
+    def computed(_: nn.Module, __: object, output: object) -> None:
+        pause()
+        if isinstance(output, Tensor) and output.requires_grad:
+            output.register_hook(lambda _: pause())  # type: ignore[no-untyped-call]
+
+    with ExitStack() as stack:
+        for module in chain.from_iterable(layer.modules() for layer in layers):
+            if not any(module.children()):
+                stack.callback(module.register_forward_hook(computed).remove)
+        yield
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 import gc
 import secrets
+import threading
 import weakref
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from peers.training.desk import TrainingDesk
+from peers.training.desk import LAYERS_SECONDS, TrainingDesk
 from peers.training.limits import TrainingLimits
 from peers.training.trainee import Trainee
 from swarm.checkpoint import Checkpoint, resolve
@@ -80,8 +81,8 @@ class Desk:
     def tell(self, message: Message, sender: PeerId = ME) -> list[Message]:
         """All that is answered, once everything that waits is done."""
         self.desk.receive(sender, parse(message.pack()))
-        while self.desk.step(others=False):
-            pass
+        while self.desk.waits:
+            self.desk.step(1.0, others=False)
         return [parse(frame) for _, frame in self.desk.outgoing()]
 
     def open(self, hop: Span = Span(1, 3), sender: PeerId = ME, model: Digest | None = None) -> SessionId:  # noqa: B008
@@ -368,7 +369,7 @@ def test_nothing_is_left_of_a_session_that_ended(desk: Desk, how: str) -> None:
         desk.desk.expire()
     assert desk.desk.session_count == 0
     assert desk.desk.kept_bytes == 0
-    assert desk.desk.rest() is None
+    assert not desk.desk.waits
 
 
 def test_layers_are_let_go_when_nobody_trains_and_read_again(desk: Desk) -> None:
@@ -376,10 +377,20 @@ def test_layers_are_let_go_when_nobody_trains_and_read_again(desk: Desk) -> None
         session = desk.open()
         assert isinstance(desk.tell(forward(session, desk.hidden()))[0], Passed)
         desk.tell(Close(session))
+        desk.clock.now += LAYERS_SECONDS
         desk.desk.expire()
+    assert len(desk.loaded) == 2
 
 
-def test_the_memory_of_layers_is_free_as_soon_as_nobody_trains(desk: Desk) -> None:
+def test_layers_are_not_read_again_for_the_next_who_comes_soon(desk: Desk) -> None:
+    for _ in range(3):
+        desk.tell(Close(desk.open()))
+        desk.clock.now += LAYERS_SECONDS - 1
+        desk.desk.expire()
+    assert len(desk.loaded) == 1
+
+
+def test_the_memory_of_layers_is_free_when_nobody_has_trained_for_a_while(desk: Desk) -> None:
     """Without waiting for Python to look for what refers to itself."""
     gc.disable()
     try:
@@ -388,6 +399,7 @@ def test_the_memory_of_layers_is_free_as_soon_as_nobody_trains(desk: Desk) -> No
         weights = [weakref.ref(weight) for weight in desk.loaded[0]._model.parameters()]
         desk.loaded.clear()
         desk.tell(Close(session))
+        desk.clock.now += LAYERS_SECONDS
         desk.desk.expire()
         assert weights
         assert {weight() for weight in weights} == {None}
@@ -395,17 +407,68 @@ def test_the_memory_of_layers_is_free_as_soon_as_nobody_trains(desk: Desk) -> No
         gc.enable()
 
 
-def test_while_others_generate_training_has_its_share_of_the_time(checkpoint: Checkpoint) -> None:
+def test_training_takes_its_share_of_the_time_from_others_and_no_more(checkpoint: Checkpoint) -> None:
     desk = Desk(checkpoint, share=0.25)
     session = desk.open()
-    desk.clock.tick = 1.0
     for id in (1, 2):  # noqa: A001
         desk.desk.receive(ME, parse(forward(session, desk.hidden(), id=id).pack()))
-    assert desk.desk.step(others=True)
-    worked = desk.clock.now
-    assert not desk.desk.step(others=True)
-    desk.clock.now += 3 * worked + 3
-    assert desk.desk.step(others=True)
+    desk.clock.tick = 0.001
+    began = desk.clock.now
+    desk.desk.step(1e9, others=True)
+    worked = desk.clock.now - began
+    assert desk.desk.rest() == pytest.approx(3 * worked, abs=0.01)
+
+
+def test_a_micro_batch_is_done_piece_by_piece_and_gives_the_same(desk: Desk) -> None:
+    """Forward and backward."""
+    hidden, session = desk.hidden(), desk.open()
+    ask = (forward(session, hidden), backward(session, torch.ones_like(hidden)))
+    whole = [desk.tell(message)[0] for message in ask]
+    for message, expected in zip(ask, whole, strict=True):
+        desk.desk.receive(ME, parse(message.pack()))
+        pieces = 0
+        while not (answers := [parse(frame) for _, frame in desk.desk.outgoing()]):
+            desk.desk.step(0.0, others=False)
+            pieces += 1
+        assert pieces > 10
+        (answer,) = answers
+        assert isinstance(answer, Passed | Gradients)
+        assert answer.body == expected.body
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("how", ["close", "gone"])
+def test_what_nobody_wants_any_more_ends_where_it_stands(desk: Desk, how: str, backwards: bool) -> None:
+    hidden, session = desk.hidden(), desk.open()
+    message: Message = forward(session, hidden)
+    if backwards:
+        desk.tell(message)
+        message = backward(session, torch.ones_like(hidden))
+    desk.desk.receive(ME, parse(message.pack()))
+    for _ in range(5):
+        desk.desk.step(0.0, others=False)
+        assert desk.desk.waits
+    desk.desk.receive(ME, Ping(session, 7))
+    assert [parse(frame) for _, frame in desk.desk.outgoing()] == [Pong(session, 7, {}, 0)]
+    if how == "close":
+        desk.desk.receive(ME, Close(session))
+    else:
+        desk.desk.gone(ME)
+    assert not desk.desk.waits
+    assert (desk.desk.session_count, desk.desk.kept_bytes, desk.desk.outgoing()) == (0, 0, [])
+    assert not [thread for thread in threading.enumerate() if thread.name == "piecemeal"]
+    again = desk.open()
+    assert isinstance(desk.tell(forward(again, hidden))[0], Passed)
+
+
+def test_who_is_silent_while_its_micro_batch_is_computed_is_not_forgotten(desk: Desk) -> None:
+    session = desk.open()
+    desk.desk.receive(ME, parse(forward(session, desk.hidden()).pack()))
+    desk.desk.step(0.0, others=False)
+    desk.clock.now = 1e6
+    desk.desk.expire()
+    desk.desk.step(1e9, others=False)
+    assert [type(parse(frame)) for _, frame in desk.desk.outgoing()] == [Passed]
 
 
 def test_who_sends_more_than_may_wait_is_told_to_ask_again_later(checkpoint: Checkpoint) -> None:
