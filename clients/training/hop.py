@@ -36,7 +36,7 @@ from swarm.training import (
 __all__ = ["Cost", "HopLost", "TrainingHop"]
 
 ASK_SECONDS = 10.0  # of silence, after which a hop is asked whether it lives
-LONGEST_BATCH = 45.0  # s: a hop that computes for longer than this answers no question either
+LONGEST_BATCH = 45.0  # s: a hop answers between modules of its blocks, of which one may take long
 DELAY_NONCE = 1  # of the question that measures a delay
 TRIES = 3  # to give a hop what it says it has not
 UNDER_WAY = 4  # micro-batches at one hop: it computes one at a time, and has the next ones by then

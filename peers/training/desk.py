@@ -45,7 +45,7 @@ Asked = Adapter | Forward | Backward | Collect
 
 RETRY_SECONDS = 2.0
 IDLE_SECONDS = 300.0
-LAYERS_SECONDS = 60.0  # without sessions, after which their memory is for those who generate; reading takes a second
+LAYERS_SECONDS = 600.0  # without sessions, after which their memory is for others: everybody waits while they are read
 
 
 @dataclass(slots=True, eq=False)
@@ -180,17 +180,16 @@ class TrainingDesk:
     def _failed(self, session: _Session, error: Exception) -> None:
         match error:
             case HopError():
-                self._fail(session, FaultCode(error.code), str(error))
+                code, text = FaultCode(error.code), str(error)
             case SwarmError():
-                self._fail(session, FaultCode.REFUSED, str(error))
+                code, text = FaultCode.REFUSED, str(error)
             case MemoryError() | torch.OutOfMemoryError():
-                self._fail(session, FaultCode.EXECUTOR, f"memory ran out: send smaller micro-batches ({error})")
-            case RuntimeError() | ValueError() | TypeError():  # of tensors that don't go together
+                code, text = FaultCode.EXECUTOR, f"memory ran out: send smaller micro-batches ({error})"
+            case _:  # mostly of tensors that don't go together
                 logger.warning("a micro-batch of peer %s failed: %s", session.owner, error)
-                text = f"the micro-batch can't be computed: {str(error).splitlines()[0]}"
-                self._fail(session, FaultCode.REFUSED, text)
-            case _:
-                raise error
+                why = str(error).partition("\n")[0] or type(error).__name__
+                code, text = FaultCode.REFUSED, f"the micro-batch can't be computed: {why}"
+        self._fail(session, code, text)
 
     def _open(self, sender: PeerId, message: Train) -> None:
         refusal = self._refusal(message)

@@ -13,6 +13,7 @@ from peers.engine import Engine
 from peers.hosted import HostedAdapter
 from peers.limits import EngineLimits
 from peers.span import BlockSpan
+from peers.training.desk import TrainingDesk
 from swarm.checkpoint import Checkpoint, resolve
 from swarm.codecs import decode, encode
 from swarm.ids import PeerId, RowId, SessionId, Span, new_session_id
@@ -25,9 +26,13 @@ M = TypeVar("M", bound=Message)
 
 @dataclass
 class Clock:
+    """Seconds; each look takes `tick`."""
+
     now: float = 0.0
+    tick: float = 0.0
 
     def __call__(self) -> float:
+        self.now += self.tick
         return self.now
 
 
@@ -66,6 +71,7 @@ def make_engine(
     limits: EngineLimits | None = None,
     span: BlockSpan | None = None,
     hosted: Sequence[HostedAdapter] = (),
+    training: TrainingDesk | None = None,
 ) -> Engine:
     span = span or BlockSpan.load(
         model.checkpoint,
@@ -81,6 +87,7 @@ def make_engine(
         max_positions=model.checkpoint.max_positions,
         outbox_tokens=outbox_tokens,
         limits=limits,
+        training=training,
         hosted=[each.placed(span) for each in hosted],
         clock=clock or Clock(),
     )

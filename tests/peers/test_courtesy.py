@@ -120,6 +120,25 @@ def test_who_was_slow_for_a_while_is_waited_for_again() -> None:
     assert steps(light, since=30) + 0.01 < 1.1 * (FIXED + EACH + 0.01) + 0.001
 
 
+def test_who_had_to_wait_for_long_work_does_not_seem_slow_for_it() -> None:
+    clock, session = Clock(), new_session_id()
+    courtesy = Courtesy(clock)
+
+    def step(gap: float) -> None:
+        clock.now += gap
+        courtesy.came(LIGHT, session)
+        clock.now += FIXED
+        courtesy.computed({LIGHT: 1}, FIXED)
+
+    for _ in range(50):
+        step(0.01)
+    usual = courtesy.patience({HEAVY})
+    clock.now += 0.2
+    courtesy.worked(0.2)
+    step(0.0)
+    assert courtesy.patience({HEAVY}) == pytest.approx(usual, rel=0.1)
+
+
 def test_before_that_it_may_use_some_seconds() -> None:
     light, heavy = Session(LIGHT, 1, 0.002), Session(HEAVY, 1000, 0.002)
     play([light, heavy], AHEAD)

@@ -9,8 +9,12 @@ import torch
 from torch import Tensor
 
 from peers.changes import Change
+from peers.engine import TRAINING_TURN
 from peers.limits import EngineLimits
 from peers.span import BlockSpan, RowSlice
+from peers.training.desk import TrainingDesk
+from peers.training.limits import TrainingLimits
+from peers.training.trainee import Trainee
 from swarm.codecs import encode
 from swarm.ids import Digest, PeerId, RowId, Span, new_session_id
 from swarm.messages import (
@@ -21,6 +25,7 @@ from swarm.messages import (
     FaultCode,
     Fork,
     ForkEntry,
+    Message,
     Open,
     Out,
     Ping,
@@ -32,6 +37,7 @@ from swarm.messages import (
     StepRow,
     parse,
 )
+from swarm.training import Forward, MicroBatch, Passed, Train
 from tests.peers.ring import CLIENT, Chain, Clock, Model, Table, make_engine, outputs, row_of
 
 A, B, C, STRANGER = PeerId("A"), PeerId("B"), PeerId("C"), PeerId("stranger")
@@ -246,6 +252,32 @@ def test_long_prompts_take_turns(model: Model, table: Table) -> None:
     while engine.step():
         served += [parse(frame).session for _, frame in engine.outgoing()]
     assert served == [chain.ids[0] for chain in chains] * 5
+
+
+def test_who_generates_is_served_between_the_pieces_of_a_micro_batch(model: Model, table: Table) -> None:
+    desk = TrainingDesk(
+        lambda: Trainee.load(model.checkpoint, ALL, dtype=torch.float32, device=torch.device("cpu")),
+        model=model.checkpoint.digest,
+        blocks=ALL,
+        limits=TrainingLimits(share=0.9),
+        clock=Clock(tick=TRAINING_TURN / 4),
+    )
+    engine = table.engines[B] = make_engine(model, ALL, training=desk)
+    chain, trainer, tokens = one_hop(table), new_session_id(), 40
+    engine.receive(STRANGER, Train(trainer, model.checkpoint.digest, ALL, "fp32").pack())
+    forward = Forward(trainer, MicroBatch(1, (tokens,)), True, "fp32", encode(model.row(tokens), "fp32"))
+    engine.receive(STRANGER, forward.pack())
+    said: list[type[Message]] = []
+    for at in range(60):
+        engine.receive(CLIENT, chain.step((0, at, model.row(1))).pack())
+        engine.step()
+        sent = [(peer, parse(frame)) for peer, frame in engine.outgoing()]
+        assert [type(message) for peer, message in sent if peer == CLIENT] == [Out]
+        said += [type(message) for peer, message in sent if peer == STRANGER]
+        if Passed in said:
+            break
+    assert said == [Ready, Passed]
+    assert at > 3
 
 
 def test_rows_longer_than_the_model_are_refused_in_words(model: Model, table: Table) -> None:

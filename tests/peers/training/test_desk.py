@@ -33,6 +33,7 @@ from swarm.training import (
     adapter_key,
 )
 from tests.models import tiny_model
+from tests.peers.ring import Clock
 
 ME, OTHER = PeerId("me"), PeerId("other")
 LENGTHS = (5, 3)
@@ -42,17 +43,6 @@ LENGTHS = (5, 3)
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     folder = tmp_path_factory.mktemp("desk")
     return resolve(str(tiny_model("llama", folder)), cache=folder)
-
-
-class Clock:
-    """Seconds; each look takes `tick`."""
-
-    now = 0.0
-    tick = 0.0
-
-    def __call__(self) -> float:
-        self.now += self.tick
-        return self.now
 
 
 class Desk:
