@@ -236,13 +236,10 @@ class Engine:
 
     def _train(self) -> bool:
         """Some of what is to be trained; False when nothing was done."""
-        desk = self._training
-        if desk is None or not desk.waits:
+        if self._training is None or self.rest != 0.0:
             return False
-        began, alone = self._clock(), self._courtesy.alone
-        if not alone and desk.rest() > 0:
-            return False
-        desk.step(TRAINING_TURN, others=not alone)
+        began = self._clock()
+        self._training.step(TRAINING_TURN, others=not self._courtesy.alone)
         self._courtesy.worked(self._clock() - began)
         return True
 

@@ -154,12 +154,10 @@ class TrainingDesk:
         began = self._clock()
         session = self._doing = self._doing or self._begin()
         try:
-            done = self._work.go_on(seconds)
+            if self._work.go_on(seconds):
+                self._doing = None
         except Exception as error:  # whatever torch may raise; the desk outlives it
-            done = True
             self._failed(session, error)
-        if done:
-            self._doing = None
         if others:
             share = self._limits.share
             self._rest_until = self._clock() + (self._clock() - began) * (1 - share) / share

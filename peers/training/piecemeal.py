@@ -27,16 +27,10 @@ class Piecemeal:
         self._done = self._abandoned = False
         self._error: BaseException | None = None
 
-    @property
-    def busy(self) -> bool:
-        """Whether there is work that is not done."""
-        return self._thread is not None
-
     def begin(self, work: Callable[[], None]) -> None:
         """Nothing of it is done yet."""
         assert self._thread is None
         self._done = self._abandoned = False
-        self._error = None
         self._thread = threading.Thread(target=self._work, args=(work,), name="piecemeal", daemon=True)
         self._thread.start()
 
@@ -50,8 +44,9 @@ class Piecemeal:
             return False
         self._thread.join()
         self._thread = None
-        if self._error is not None:
-            raise self._error
+        error, self._error = self._error, None  # which holds all that the work had
+        if error is not None:
+            raise error
         return True
 
     def abandon(self) -> None:
@@ -62,8 +57,6 @@ class Piecemeal:
 
     def pause(self) -> None:
         """Said by the work, where others may have their turn: in its thread, or in one that it waits for."""
-        if self._abandoned:
-            raise _Abandoned
         if self._clock() < self._until:
             return
         self._stopped.release()

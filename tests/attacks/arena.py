@@ -18,8 +18,11 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 import psutil
+import torch
 
+from peers.span_memory import kv_bytes_per_token
 from swarm.checkpoint import Checkpoint
+from swarm.ids import Span
 from tests.attacks.ground import Victim
 from tests.processes import ServePeer
 
@@ -148,7 +151,18 @@ class Arena:
         self._attack = None
 
     def memory(self) -> dict[str, int]:
-        return {name: process.memory_info().rss for name, process in self._family()}
+        """Bytes of each of the peer's processes; without files that are mapped, and without the KV cache, which takes
+        memory only as it is first used."""
+        blocks = Span(0, self.checkpoint.num_blocks)
+        cache = KV_TOKENS * kv_bytes_per_token(self.checkpoint, blocks, torch.float32)
+
+        def own(path: str, size: int) -> bool:
+            return not path.startswith("/") and not (path == "[anon]" and size >= cache)
+
+        return {
+            name: sum(each.rss for each in process.memory_maps(grouped=False) if own(each.path, each.size))
+            for name, process in self._family()
+        }
 
     def left_open(self) -> dict[str, int]:
         """How many more files and sockets each of the peer's processes has open than before the first attack."""

@@ -12,13 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import torch
 from transformers import PreTrainedModel
 
-from peers.span_memory import kv_bytes_per_token
 from swarm.checkpoint import Checkpoint
-from swarm.ids import Span
-from tests.attacks.arena import KV_TOKENS, NEW_TOKENS, Answer, Arena
+from tests.attacks.arena import NEW_TOKENS, Answer, Arena
 from tests.attacks.honest import PROMPT
 from tests.attacks.kinds import KINDS
 from tests.real.prompts import Text, answers, options
@@ -30,10 +27,8 @@ ROUNDS = max(2, round(MINUTES / 10))
 PHASE = 60 * MINUTES / ROUNDS  # seconds with attack
 CALM = 65.0  # seconds without; memory is returned every minute
 RATIO = 1.3
-LOST = 1e-3  # of answers, in which the peer seemed to be dead and was asked again: a pause of some seconds
 FREE_SECONDS = 600.0  # what has arrived of an attacker is worked off slowly: four minutes were seen
-GROWTH = 128 << 20  # bytes of a process, from one calm minute to another: what allocators keep in pieces; and the KV
-# cache takes memory only as it is first used
+GROWTH = 128 << 20  # bytes of a process, from one calm minute to another: what allocators keep in pieces
 
 pytestmark = [
     pytest.mark.soak,
@@ -65,15 +60,16 @@ def test_attacks_of_one_peer_cost_others_nothing_they_notice(
         for name, before in calm[0].memory.items()
     }
     figures.append("MiB of the peer's processes before it, at most, and after it: " + str(sizes))
-    assert [f"{each.number}: {each.error}" for each in given if each.error] == []
-    lost = [f"{each.number}: {each.lost}" for each in given if each.lost]
-    assert len(lost) <= max(1, LOST * len(given)), lost
+    assert failed(given) == []
     assert wrong(given, local, text) == []
     assert not any(left)
-    blocks = Span(0, checkpoint.num_blocks)
-    most = {"executor": GROWTH + KV_TOKENS * kv_bytes_per_token(checkpoint, blocks, torch.float32)}
-    assert all(after - before <= most.get(name, GROWTH) >> 20 for name, (before, _, after) in sizes.items())
+    assert all(after - before <= GROWTH >> 20 for before, _, after in sizes.values())
     assert ratio <= RATIO
+
+
+def failed(given: Sequence[Answer]) -> list[str]:
+    """What users would have seen, and peers that seemed to fail."""
+    return [f"{each.number}: {each.error or each.lost}" for each in given if each.error or each.lost]
 
 
 def wrong(given: Sequence[Answer], local: PreTrainedModel, text: Text) -> list[int]:
