@@ -15,6 +15,10 @@ from tests.browser.scripted import HOLD, ScriptedCompleter, chain, lost, step
 from tests.clients.gateway.live import LiveGateway
 
 CODE = "A list:\n\n- **one**\n- two\n\n```python\ndef f(x):  # why\n    return x + 1\n```\n"
+HOLD_CLOSE = """addEventListener("close", (event) => {
+  event.stopImmediatePropagation();
+  window.letClose = () => event.target.dispatchEvent(new Event("close"));
+}, { capture: true, once: true })"""
 
 
 def test_answer_comes_as_markdown_with_its_figures(page: Page, live: LiveGateway, completer: ScriptedCompleter) -> None:
@@ -313,3 +317,27 @@ def test_everything_can_be_done_by_keyboard(page: Page, live: LiveGateway, compl
     page.keyboard.press("Tab")
     page.keyboard.press("?")
     expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
+
+
+def test_a_dialog_gives_the_focus_back_once_however_late_the_page_hears_of_its_end(page: Page, live: LiveGateway) -> None:
+    page.goto(live.url)
+    expect(box(page)).to_be_focused()
+    page.keyboard.press("Alt+Comma")
+    expect(page.get_by_role("dialog", name="Settings of this chat")).to_be_visible()
+    page.evaluate(HOLD_CLOSE)
+    page.keyboard.press("Escape")
+    expect(box(page)).to_be_focused()
+    page.keyboard.press("Tab")
+    page.wait_for_function("window.letClose")
+    page.evaluate("letClose()")
+    expect(page.locator("dialog")).to_have_count(0)
+    expect(box(page)).not_to_be_focused()
+
+
+def test_a_dialog_closed_by_its_button_gives_the_focus_back(page: Page, live: LiveGateway) -> None:
+    page.goto(live.url)
+    expect(box(page)).to_be_focused()
+    page.keyboard.press("Alt+Comma")
+    page.get_by_role("dialog").get_by_role("button", name="Close").click()
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    expect(box(page)).to_be_focused()

@@ -7,8 +7,12 @@ function Dialog({ title, onClose, children }) {
   const dialog = useRef(null);
   useEffect(() => {
     const before = document.activeElement;
-    dialog.current.showModal();
-    return () => before?.focus?.();
+    const shown = dialog.current;
+    shown.showModal();
+    return () => {
+      const now = document.activeElement; // after Escape the browser has given the focus back itself, and the reader may be further on
+      if (now === document.body || shown.contains(now)) before?.focus?.();
+    };
   }, []);
   const outside = (event) => event.target === dialog.current && onClose();
   return html`
