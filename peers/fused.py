@@ -20,6 +20,7 @@ from torch.nn.functional import rms_norm
 
 from peers.batch import Heads, PagedBatch
 from peers.turns import Turning
+from swarm.packed.tiles import Int4Tiles
 
 __all__ = ["Attention", "Beside", "FusedBlock", "Mlp", "Norm", "Part", "WholeMlp"]
 
@@ -54,6 +55,7 @@ class Norm(nn.Module):
             factors = factors.repeat_interleave(torch.tensor(repeats, device=weight.device), dim=0)
         self._factors = factors
         self._least = factors.new_tensor((eps * self.width) ** 0.5)
+        self.with_eps = torch.cat([self.weight.detach().float().flatten(), factors.new_tensor([eps]).float()])
 
     def forward(self, x: Tensor) -> Tensor:
         if self._fp32:
@@ -62,8 +64,24 @@ class Norm(nn.Module):
         return rms_norm(x, (self.width,), None, self.eps).mul_(self._factors)
 
 
+def _enter(norm: Norm, linear: nn.Module, states: Tensor) -> Tensor:
+    """`linear` of the normed states; in one go where that can be, and nobody else wants to see them."""
+    if isinstance(linear, Int4Tiles) and not (linear._forward_hooks or linear._forward_pre_hooks):
+        return linear.normed(states, norm.with_eps)
+    result: Tensor = linear(norm.forward(states))
+    return result
+
+
+def _leave(linear: nn.Module, x: Tensor, states: Tensor) -> None:
+    """Adds `linear` of `x` to the states."""
+    if isinstance(linear, Int4Tiles) and not (linear._forward_hooks or linear._forward_pre_hooks):
+        linear.add(x, states)
+    else:
+        states += linear(x)
+
+
 class Attention(nn.Module):
-    """From normed hidden states to what attention adds to them."""
+    """Adds to hidden states what attention makes of them."""
 
     def __init__(
         self, joined: nn.Module, norm: Norm | None, out: nn.Module, heads: Heads, turning: Turning | None
@@ -76,9 +94,9 @@ class Attention(nn.Module):
         self._shape = (-1, heads.query + 2 * heads.kv, heads.width)
         self._turned = heads.query + heads.kv
 
-    def forward(self, x: Tensor, batch: PagedBatch) -> Tensor:
+    def forward(self, states: Tensor, before: Norm, batch: PagedBatch) -> None:
         parts: Any = self._modules
-        joined = parts["joined"](x).view(self._shape)
+        joined = _enter(before, parts["joined"], states).view(self._shape)
         norm, turning = parts.get("norm"), self._turning
         if norm is not None or turning is not None:
             turned = joined.narrow(1, 0, self._turned)
@@ -86,12 +104,11 @@ class Attention(nn.Module):
                 turned.copy_(norm.forward(turned))
             if turning is not None:
                 turning.of(batch).turn(turned)
-        result: Tensor = parts["out"](batch.attend_joined(joined, self._heads))
-        return result
+        _leave(parts["out"], batch.attend_joined(joined, self._heads), states)
 
 
 class Mlp(nn.Module):
-    """From normed hidden states to what a gated perceptron adds to them."""
+    """Adds to hidden states what a gated perceptron makes of them."""
 
     def __init__(self, joined: nn.Module, act: Callable[[Tensor], Tensor], down: nn.Module) -> None:
         """`joined`: to gate and up. `act` gives a new tensor."""
@@ -99,11 +116,10 @@ class Mlp(nn.Module):
         self.joined, self.down = joined, down
         self._act = (act,)  # a module would be looked up slowly
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, states: Tensor, before: Norm) -> None:
         parts: Any = self._modules
-        gate, up = parts["joined"](x).chunk(2, dim=-1)
-        result: Tensor = parts["down"](self._act[0](gate).mul_(up))
-        return result
+        gate, up = _enter(before, parts["joined"], states).chunk(2, dim=-1)
+        _leave(parts["down"], self._act[0](gate).mul_(up), states)
 
 
 class Beside(nn.Module):
@@ -124,10 +140,9 @@ class WholeMlp(nn.Module):
         super().__init__()
         self.mlp = mlp
 
-    def forward(self, x: Tensor) -> Tensor:
-        result = self.mlp(x[None])
-        states: Tensor = result[0] if isinstance(result, tuple) else result
-        return states[0]
+    def forward(self, states: Tensor, before: Norm) -> None:
+        result = self.mlp(before.forward(states)[None])
+        states += (result[0] if isinstance(result, tuple) else result)[0]
 
 
 class FusedBlock(nn.Module):
@@ -147,6 +162,6 @@ class FusedBlock(nn.Module):
     def forward(self, states: Tensor, batch: PagedBatch) -> Tensor:
         """`states` `[T, hidden]` are changed in place, and returned. `batch.layer` is this block's."""
         parts: Any = self._modules
-        states += parts["attention"].forward(parts["norm"].forward(states), batch)
-        states += parts["mlp"].forward(parts["mlp_norm"].forward(states))
+        parts["attention"].forward(states, parts["norm"], batch)
+        parts["mlp"].forward(states, parts["mlp_norm"])
         return states

@@ -151,8 +151,11 @@ def _join(linears: Sequence[nn.Module], order: Tensor | None) -> nn.Module:
     if len(plain) == len(linears):
         return _joined(plain, order)
     packed = [linear for linear in linears if isinstance(linear, Packed)]
-    assert order is None  # only plain weights can be put into another
-    return (join(packed) if len(packed) == len(linears) else None) or Beside(linears)
+    joined = join(packed) if len(packed) == len(linears) else None
+    if order is None:
+        return joined or Beside(linears)
+    assert joined is not None  # or nobody would have asked for another order
+    return joined.ordered(order)
 
 
 def _unmapped(linear: nn.Module) -> nn.Module:

@@ -26,6 +26,7 @@ from swarm.ids import Digest
 from swarm.mapping import MappedFile
 from swarm.opaque import OPAQUE, adopt, description
 from swarm.opaque import content as content_of_opaque
+from swarm.packing import made_by
 
 __all__ = ["KeptBlock", "PackedFiles"]
 
@@ -50,8 +51,8 @@ class PackedFiles:
 
     def path(self, block: int) -> Path:
         """Kernels lay weights out for the processor, each version of torch as it likes."""
-        made_by = f"v{FORMAT}-torch{torch.__version__}-{torch.backends.cpu.get_cpu_capability().lower()}"
-        return self.cache / "packed" / self.model[:32] / f"{self.precision}-{made_by}" / f"{block}.packed"
+        folder = f"{self.precision}-v{FORMAT}-{made_by(self.precision)}"
+        return self.cache / "packed" / self.model[:32] / folder / f"{block}.packed"
 
     def read(self, block: int) -> dict[str, Tensor] | None:
         """The tensors of a block, mapped; None when they are not there, or damaged."""

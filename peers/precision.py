@@ -25,7 +25,7 @@ from swarm.checkpoint import Checkpoint, load_span
 from swarm.errors import UsageError
 from swarm.ids import Span
 from swarm.onednn import pack_linears
-from swarm.packing import pack, relative_error, restore
+from swarm.packing import KERNELS, pack, relative_error, restore
 
 __all__ = ["Precision", "choose", "quickest"]
 
@@ -111,7 +111,7 @@ def _allowed(checkpoint: Checkpoint) -> tuple[str, ...]:
 def _remembered(checkpoint: Checkpoint, threads: int, cache: Path) -> dict[str, float]:
     """Seconds for each of CHOICES, as measured before or now: a peer should not change its mind with each start."""
     shape = max(checkpoint.architecture.block_linears[0], key=lambda shape: shape[0] * shape[1])
-    facts = (shape, device_name(torch.device("cpu")), threads, torch.__version__)
+    facts = (shape, device_name(torch.device("cpu")), threads, torch.__version__, KERNELS)
     path = cache / "profiles" / f"products-{sha256(repr(facts).encode()).hexdigest()[:32]}.json"
     try:
         known = {str(name): float(value) for name, value in json.loads(path.read_bytes()).items()}

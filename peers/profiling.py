@@ -21,6 +21,7 @@ from peers.span import BlockSpan
 from routing.perf import Profile
 from swarm.atomic import write_file
 from swarm.ids import Digest
+from swarm.packing import KERNELS
 
 __all__ = ["device_name", "load_or_measure", "measure", "profile_path", "read_profile"]
 
@@ -131,7 +132,7 @@ def profile_path(
 ) -> Path:
     """Where the profile is kept. Its name comes from everything that speed depends on; `streaming`: what of the span
     is read anew in each step."""
-    facts = (model, str(dtype), quantization, device_name(device), threads, torch.__version__, streaming)
+    facts = (model, str(dtype), quantization, device_name(device), threads, torch.__version__, KERNELS, streaming)
     return cache / "profiles" / f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}.json"
 
 

@@ -72,9 +72,9 @@ class BlockSpan:
         self.hidden_size: int = model.config.get_text_config().hidden_size
         self.dtype: torch.dtype = dtype or model.dtype
         self.device: torch.device = model.device
-        packed = any(isinstance(module, Packed) for module in model.modules())
+        packed = [module for module in model.modules() if isinstance(module, Packed)]
         self._rounding = torch.finfo(torch.bfloat16 if packed else self.dtype).eps
-        self._in_pairs = self.dtype == torch.float32 and not packed  # packed weights can't be put into another order
+        self._in_pairs = self.dtype == torch.float32 and all(module.orderable for module in packed)
         self.pool = PagePool(-(-kv_tokens // page_size), page_size)
         self.cache = KVCache(len(blocks), self.pool, dtype=self.dtype, device=self.device)
         self._windows: list[int | None] = [None] * len(blocks)
@@ -105,13 +105,14 @@ class BlockSpan:
             model = load_span(checkpoint, blocks, dtype=dtype, device=device, attn_implementation=PAGED)
             finish = pack_linears
             let_go_of_files(model)
-            align(model)
         elif packing.room is not None:
             model, streamed = load_streamed(checkpoint, blocks, packing, dtype=dtype, attn_implementation=PAGED)
             finish, window = streamed.finish, streamed.window
         else:
             model = load_packed(checkpoint, blocks, packing, dtype=dtype, attn_implementation=PAGED)
         span = cls(model, blocks, kv_tokens=kv_tokens, page_size=page_size, dtype=dtype, finish=finish, window=window)
+        if packing is None:
+            align(model)  # what is still plain
         give_back_memory()
         return span
 

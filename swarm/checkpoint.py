@@ -7,6 +7,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,11 @@ class Checkpoint:
     max_positions: int
     architecture: Architecture = field(repr=False)
     shards: Shards = field(repr=False)
+
+    @cached_property
+    def tensors(self) -> tuple[TensorName, ...]:
+        """Of all files."""
+        return name_tensors(self.shards.where(), self.config, self.architecture)
 
 
 def resolve(
@@ -109,7 +115,7 @@ def client_weights(
     checkpoint: Checkpoint, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
 ) -> dict[str, torch.Tensor]:
     """Every tensor that belongs to no block, by its name in the causal model's state dict. A tied head is not there."""
-    wanted = {tensor.stored: tensor.causal for tensor in _tensors(checkpoint) if tensor.block is None}
+    wanted = {tensor.stored: tensor.causal for tensor in checkpoint.tensors if tensor.block is None}
     return {name: tensor.to(device=device, dtype=dtype) for name, tensor in _read(checkpoint, wanted).items()}
 
 
@@ -118,7 +124,7 @@ def files_of(checkpoint: Checkpoint, blocks: Span | None) -> tuple[str, ...]:
     if not checkpoint.shards.index:
         return checkpoint.shards.files
     where = checkpoint.shards.where()
-    wanted = (t for t in _tensors(checkpoint) if (t.block is None if blocks is None else t.block in [*blocks]))
+    wanted = (t for t in checkpoint.tensors if (t.block is None if blocks is None else t.block in [*blocks]))
     return tuple(sorted({where[tensor.stored] for tensor in wanted}))
 
 
@@ -126,7 +132,7 @@ def _span_tensors(checkpoint: Checkpoint, blocks: Span) -> dict[str, torch.Tenso
     """Of `blocks`, named as if they were the whole model; mapped."""
     if blocks.end > checkpoint.num_blocks:
         raise ModelError(f"{checkpoint.name} has blocks 0:{checkpoint.num_blocks}, so {blocks} is not among them")
-    wanted = [tensor for tensor in _tensors(checkpoint) if tensor.block is not None and tensor.block in blocks]
+    wanted = [tensor for tensor in checkpoint.tensors if tensor.block is not None and tensor.block in blocks]
     names = {tensor.stored: tensor.within(blocks, checkpoint.architecture.list_name) for tensor in wanted}
     return _read(checkpoint, names)
 
@@ -169,10 +175,6 @@ def _parse_config(folder: Path) -> PreTrainedConfig:
     except Exception as error:  # the library raises whatever the contents of the file led it to
         first = str(error).strip().partition("\n")[0]
         raise ModelError(f"{folder / 'config.json'} describes no model that transformers knows: {first}") from error
-
-
-def _tensors(checkpoint: Checkpoint) -> tuple[TensorName, ...]:
-    return name_tensors(checkpoint.shards.where(), checkpoint.config, checkpoint.architecture)
 
 
 def _read(checkpoint: Checkpoint, names: Mapping[str, str]) -> dict[str, torch.Tensor]:

@@ -319,7 +319,7 @@ def test_everything_can_be_done_by_keyboard(page: Page, live: LiveGateway, compl
     expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
 
 
-def test_a_dialog_gives_the_focus_back_once_however_late_the_page_hears_of_its_end(page: Page, live: LiveGateway) -> None:
+def test_a_dialog_gives_the_focus_back_once_however_late_it_is_removed(page: Page, live: LiveGateway) -> None:
     page.goto(live.url)
     expect(box(page)).to_be_focused()
     page.keyboard.press("Alt+Comma")

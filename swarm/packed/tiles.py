@@ -1,0 +1,74 @@
+"""Weights in 4 bits, multiplied by our own kernel."""
+
+from collections.abc import Mapping
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from swarm.packed.base import PACK_WEIGHTS, Packed, rows_of
+from swarm.packed.kernel import DTYPES, kernel
+from swarm.packed.layout import LANES, in_order, in_tiles, out_of_tiles
+from swarm.packed.levels import GROUP, has_few_levels, quantized, weights_of
+
+__all__ = ["Int4Tiles"]
+
+
+class Int4Tiles(Packed):
+    """Activations are rounded to 8 bits, a scale for each 32 of a row. A row's outputs are the same to the last bit
+    whatever rows it comes with."""
+
+    name = "int4"
+    outputs_at: ClassVar = {"tiles": 0}
+    unpack_rows = 0  # but for gradients alone
+    orderable = True
+
+    def __init__(self, tiles: Tensor, bias: Tensor | None) -> None:
+        """`tiles`: see `swarm.packed.layout`."""
+        super().__init__(GROUP * tiles.shape[1], LANES * tiles.shape[0], bias)
+        self.register_buffer("tiles", tiles)
+        self.tiles: Tensor
+
+    @classmethod
+    def of(cls, weight: Tensor, bias: Tensor | None) -> Self:
+        few = has_few_levels(weight)
+        pieces = torch.split(weight, rows_of(PACK_WEIGHTS, weight.shape[1]))
+        return cls(torch.cat([in_tiles(*quantized(piece, few)) for piece in pieces]), bias)
+
+    @classmethod
+    def restored(cls, tensors: Mapping[str, Tensor]) -> Self:
+        return cls(tensors["tiles"], tensors.get("bias"))
+
+    def normed(self, x: Tensor, norm: Tensor) -> Tensor:
+        """As `forward`, of rows `[rows, in]` that are normed before; `norm` as `Kernel` takes it. For inference."""
+        y, bias = self._run(x, norm), self._buffers["bias"]
+        return y if bias is None else y.add_(bias)
+
+    def add(self, x: Tensor, into: Tensor) -> None:
+        """Adds what `forward` gives for rows `[rows, in]` to `into`, contiguous. For inference."""
+        if into.dtype in DTYPES and x.dtype == into.dtype:
+            self._run(x, None, into)
+            bias = self._buffers["bias"]
+            if bias is not None:
+                into += bias
+        else:
+            into += self.forward(x)
+
+    def _multiplied(self, rows: Tensor) -> Tensor:
+        if rows.requires_grad and torch.is_grad_enabled():  # the kernel has no backward
+            return super()._multiplied(rows)
+        return self._run(rows, None)
+
+    def _run(self, rows: Tensor, norm: Tensor | None, into: Tensor | None = None) -> Tensor:
+        multiply, tiles = kernel(), self._buffers["tiles"]
+        assert multiply is not None  # or `swarm.packing` would not have chosen this kind
+        assert tiles is not None
+        if rows.dtype in DTYPES:
+            return multiply(rows, tiles, norm, into)
+        return multiply(rows.float(), tiles, norm).to(rows.dtype)
+
+    def _unpacked(self, start: int, end: int) -> Tensor:
+        return weights_of(*out_of_tiles(self.tiles[start // LANES : end // LANES]))
+
+    def ordered(self, order: Tensor) -> Self:
+        return type(self)(in_order(self.tiles, order), None if self.bias is None else self.bias[order])
