@@ -14,6 +14,7 @@ from typing import Self
 from swarm.errors import SwarmError
 from swarm.ids import PeerId
 from swarm.subprocesses import ServeProcess, SwarmProcess
+from swarm.waiting import BRIEF
 
 __all__ = ["GatewayProcess", "LocalSwarm"]
 
@@ -22,7 +23,6 @@ WATCH_SECONDS = 1.0  # between two looks at whether a gateway still runs
 LAST_LINES = 12  # of a log in an error
 EXACT = "fp32"  # unless told otherwise, so that answers can be compared with those of one process
 DRAIN_SECONDS = 5  # for sessions of a peer that leaves; when all of them end, nobody is there to take them
-SHARED_MACHINE = {"OMP_WAIT_POLICY": "PASSIVE"}  # threads that wait must not spin where other peers compute
 
 
 class LocalSwarm:
@@ -44,7 +44,7 @@ class LocalSwarm:
         common = ["--cache-dir", str(self._cache), "--threads", str(self._threads), "--dtype", EXACT]
         patience = ["--drain-limit", str(DRAIN_SECONDS)]
         command = [self._model, *way_in, *own, *common, *patience, *arguments]
-        environment = {**SHARED_MACHINE, "OMP_NUM_THREADS": str(self._threads)}
+        environment = {**BRIEF, "OMP_NUM_THREADS": str(self._threads)}
         peer = ServeProcess(command, name=name, environment=environment)
         self.peers.append(self._stack.enter_context(peer))
         return peer

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from peers.serve import IDLE_THREADS
 from peers.settings import QUANTIZATIONS, parse_precision
 from swarm.catalogue import default_cache
 from swarm.completion import complete_model
@@ -15,6 +14,7 @@ from swarm.errors import UsageError
 from swarm.figures import whole_numbers
 from swarm.ids import Span
 from swarm.terminal import quiet_libraries
+from swarm.waiting import wait_briefly
 
 __all__ = ["peer"]
 
@@ -49,7 +49,7 @@ def peer(
     if parse_precision(quantization) not in definite:
         raise UsageError(f"--quantization is one of {', '.join(definite)} here, not '{quantization}'")
     quiet_libraries(os.environ)
-    os.environ.setdefault(*IDLE_THREADS)  # as in a peer
+    wait_briefly(os.environ)  # as in a peer
     from peers.measuring import Trial, run  # brings torch
 
     trial = Trial(

@@ -33,12 +33,9 @@ from swarm.running import state_folder
 from swarm.settings import data_folder, outranked
 from swarm.stopping import until_told
 from swarm.terminal import LogFormat, setup_logging
+from swarm.waiting import wait_briefly
 
-__all__ = ["IDLE_THREADS", "serve"]
-
-# For the processes that this one starts. Threads that spin while they wait for each other make a batch ten and more
-# times slower as soon as anything else wants a core, and a volunteer's machine has other things to do.
-IDLE_THREADS = ("OMP_WAIT_POLICY", "PASSIVE")
+__all__ = ["serve"]
 
 
 def serve(
@@ -233,7 +230,7 @@ def serve(
 
 def _run(settings: ServeSettings, view: View, *, stop_with_stdin: bool) -> int:
     """The exit status."""
-    os.environ.setdefault(*IDLE_THREADS)
+    wait_briefly(os.environ)
     state = state_folder(os.environ, Path.home())
     from peers.volunteer import volunteer  # brings torch's and hivemind's seconds of import
 

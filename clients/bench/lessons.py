@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from swarm.errors import SwarmError
+from swarm.waiting import BRIEF
 
 __all__ = ["Lesson", "Lessons"]
 
@@ -57,7 +58,7 @@ class Lessons:
         return perf_counter() - begun
 
     def __enter__(self) -> Self:
-        environment = {**os.environ, "OMP_NUM_THREADS": str(self._lesson.threads), "OMP_WAIT_POLICY": "PASSIVE"}
+        environment = {**os.environ, **BRIEF, "OMP_NUM_THREADS": str(self._lesson.threads)}
         try:
             for _ in range(self._count):
                 process = subprocess.Popen(

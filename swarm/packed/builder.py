@@ -99,6 +99,11 @@ class Code(ir.IRBuilder):  # type: ignore[misc]
     def joined(self, low: Value, high: Value) -> Value:
         return self.shuffle_vector(low, high, _places(0, 2 * low.type.count))
 
+    def prefetch(self, pointer: Value) -> None:
+        """Has the line there brought to the second cache; there need not be anything."""
+        read, second, data = (constant(I32, value) for value in (0, 2, 1))
+        self.intrinsic("llvm.prefetch.p0", VOID, pointer, read, second, data)
+
     def multiply_add(self, one: Value, other: Value, addend: Value) -> Value:
         return self.intrinsic("llvm.fma.v16f32", FLOATS, one, other, addend)
 

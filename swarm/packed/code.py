@@ -274,7 +274,9 @@ def _kernel(whole: Value, instructions: str, rows: int, tiles: int) -> Value:
     weights, levels, factors, out, groups, outputs, bf16, add = made.args
     code = Code(made.append_basic_block())
     cells = [(row, tile) for row in range(rows) for tile in range(tiles)]
-    tile_at = code.each(weights, code.mul(groups, i64(GROUP_BYTES)), tiles)
+    tile_bytes = code.mul(groups, i64(GROUP_BYTES))
+    ahead = code.mul(tile_bytes, i64(UNIT))  # processors look ahead within a page; what comes next begins elsewhere
+    tile_at = code.each(weights, tile_bytes, tiles)
     levels_at = code.each(levels, code.mul(groups, i64(GROUP)), rows)
     factors_at = code.each(factors, code.mul(groups, i64(FACTORS_BYTES)), rows)
     with code.loop(i64(0), groups, carried=[all_lanes(FLOATS, 0.0)] * len(cells)) as (group, sums):
@@ -283,6 +285,9 @@ def _kernel(whole: Value, instructions: str, rows: int, tiles: int) -> Value:
             [code.splat(code.at(at, code.add(place, i64(4 * index)), kind)) for index, kind in enumerate(FACTORS)]
             for at in factors_at
         ]
+        for at in code.each_at(tile_at, code.add(start, ahead)):
+            for line in range(GROUP_BYTES // LINE):
+                code.prefetch(code.offset(at, i64(LINE * line)))
         four_at = code.each_at(levels_at, code.mul(group, i64(GROUP)))
         totals = _whole_sums(code, instructions, code.each_at(tile_at, start), four_at, [each[2] for each in own])
         both = [code.at(at, code.add(start, i64(LEVELS_BYTES)), INTS) for at in tile_at]

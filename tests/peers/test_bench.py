@@ -22,7 +22,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # the command sets it where it is missing
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # then the command leaves the environment as it is
 
 
 def last_line(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
