@@ -1,9 +1,9 @@
 """What attention needs to know of one packed batch: whose tokens these are, and where their past is.
 
 All new tokens of all rows of all sessions come packed into one sequence. Everything that is the same for all layers is
-found out once. On the CPU rows that decode are attended to one by one and read where they lie: *measured*, gathering
-them into one padded batch costs as much as it saves with 64 tokens a row, and three times as much with 1000. On other
-devices, where a call costs more than a copy, they are gathered.
+found out once. On the CPU rows that decode are read where they lie, in one call of our own (`peers.decode_kernel`), or
+else one by one: *measured*, gathering them into one padded batch costs as much as it saves with 64 tokens a row, and
+three times as much with 1000. On other devices, where a call costs more than a copy, they are gathered.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from peers.decode_kernel import DecodeKernel, Runs, decode_kernel
 from peers.kv import Arenas, KVCache, runs, slots
 from peers.pages import PageTable, RowSlice
 from peers.scores import Piece, Rule, decode, spelled_out
@@ -133,28 +134,40 @@ class PagedBatch:
         if self._gather and rule.plain:
             return self._read_gathered(query, arenas, index, rule)
         if self._decoding:
-            return self._decode(query, arenas, index, rule)
+            return self._decode(query, arenas, index, rule, self._parts)
         outputs = []
         for part in self._parts:
             own = query.narrow(0, part.begin, part.n)
             if part.n == 1:
-                grouped = own.reshape(arenas.shape.heads, -1, query.shape[2])
-                pieces = self._pieces(arenas, rule.window, part)
-                outputs.append(decode(grouped, pieces(index), rule).view(1, query.shape[1], -1))
+                outputs.append(self._decode(own, arenas, index, rule, [part]))
             else:
                 outputs.append(self._prefill(part, own, arenas, index, rule))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     # --- one new token in each row -----------------------------------------------------------------------------------
 
-    def _decode(self, query: Tensor, arenas: Arenas, index: int, rule: Rule) -> Tensor:
+    def _decode(self, query: Tensor, arenas: Arenas, index: int, rule: Rule, parts: Sequence[Part]) -> Tensor:
         tokens, heads, width = query.shape
-        rows = self.once((id(arenas), rule.window), lambda: [self._pieces(arenas, rule.window, p) for p in self._parts])
+        kernel = self._kernel(query, arenas, rule)
+        if kernel is not None:
+            own = self.once(("runs", rule.window, parts[0].begin), lambda: self._runs(parts, rule.window))
+            return kernel(query, arenas.keys[index], arenas.values[index], own, rule.scaling)
+        rows = [self._pieces(arenas, rule.window, part) for part in parts]
         if tokens == 1:
-            return decode(query.view(arenas.shape.heads, -1, width), rows[0](index), rule).view(1, heads, -1)
+            return decode(query.reshape(arenas.shape.heads, -1, width), rows[0](index), rule).view(1, heads, -1)
         queries = query.reshape(tokens, arenas.shape.heads, -1, width).unbind(0)
         outputs = [decode(own, pieces(index), rule) for own, pieces in zip(queries, rows, strict=True)]
         return torch.stack(outputs).view(tokens, heads, -1)
+
+    def _kernel(self, query: Tensor, arenas: Arenas, rule: Rule) -> DecodeKernel | None:
+        """Attends to all rows in one call, where it can."""
+        shape = arenas.shape
+        if query.dtype != torch.float32 or query.device.type != "cpu" or not rule.plain or arenas.both is None:
+            return None
+        return decode_kernel(shape.width, query.shape[1] // shape.heads)
+
+    def _runs(self, parts: Sequence[Part], window: int | None) -> Runs:
+        return Runs([runs(part.table, part.start(window), part.at + 1) for part in parts])
 
     def _pieces(self, arenas: Arenas, window: int | None, part: Part) -> "_Pieces":
         return self.once((id(arenas), window, part.begin), lambda: _pieces(arenas, part, part.start(window)))

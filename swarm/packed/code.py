@@ -20,7 +20,7 @@ from typing import Self
 
 from llvmlite import ir
 
-from swarm.packed.builder import (
+from swarm.jit.builder import (
     BIT,
     BYTE,
     BYTES,
@@ -41,16 +41,16 @@ from swarm.packed.builder import (
     function,
     i64,
 )
+from swarm.jit.compiler import PARALLEL, THREAD, THREADS
 from swarm.packed.layout import FACTORS_BYTES, GROUP_BYTES, LANES, LEVELS_BYTES, LINE
 from swarm.packed.levels import GROUP, MIDDLE
 
-__all__ = ["EXTERNAL", "INSTRUCTIONS", "module"]
+__all__ = ["INSTRUCTIONS", "module"]
 
 LEAST = 1e-30  # a group of activations whose greatest is less counts as zeros
 MOST = 127.0
 
 INSTRUCTIONS = ("avx512vnni", "avxvnni", "avx2")  # the best first
-EXTERNAL = PARALLEL, THREAD, THREADS = "GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads"
 BLOCKS = {1: 4, 2: 2, 3: 2, 4: 2}  # tiles that so many rows take at once, so that all sums stay in 32 registers
 NARROW_BLOCKS = {1: 2, 2: 1}  # in 16 registers of half the width
 UNIT = 4  # tiles that one thread takes at least
@@ -161,7 +161,7 @@ def _inverse_root(code: Code, x: Value, begin: Value, groups: Value, norm: Value
         halves = _load_group(code, x, code.add(begin, group), bf16)
         sums.then[:] = [code.multiply_add(v, v, own) for v, own in zip(halves, sums.now, strict=True)]
     whole = code.fadd(*sums.now)
-    total = code.intrinsic("llvm.vector.reduce.fadd.v16f32", FLOAT, constant(FLOAT, -0.0), whole)
+    total = code.total(whole)
     inputs = code.mul(groups, i64(GROUP))
     least = code.at(norm, code.mul(inputs, i64(4)), FLOAT)
     mean = code.fadd(code.fdiv(total, code.sitofp(inputs, FLOAT)), least)

@@ -2,15 +2,12 @@
 
 import ctypes
 import logging
-import platform
-import sys
 from functools import cache
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from swarm.jit.compiler import Compiled, features
 from swarm.packed.layout import FACTORS_BYTES, LANES
 
 __all__ = ["DTYPES", "Kernel", "kernel"]
@@ -24,20 +21,15 @@ THREAD_ROWS = 16  # of activations that are worth another thread when they are r
 
 @cache
 def kernel() -> "Kernel | None":
-    """The best for this processor. None where it has none of the instructions, or the system lacks what compiles for
-    them or runs threads."""
-    if sys.platform != "linux" or platform.machine() != "x86_64":
+    """The best for this processor; None where it has none of the instructions, or nothing is compiled for it."""
+    here = features()
+    if not here.get("fma"):
         return None
-    try:
-        from llvmlite import binding  # heavy, and needed only where weights have four bits
+    from swarm.packed.code import INSTRUCTIONS
 
-        from swarm.packed.code import INSTRUCTIONS
-    except ImportError:
-        return None
-    features = binding.get_host_cpu_features()
     try:
-        return next((Kernel(name) for name in INSTRUCTIONS if features.get(name) and features.get("fma")), None)
-    except (OSError, RuntimeError) as error:
+        return next((Kernel(name) for name in INSTRUCTIONS if here.get(name)), None)
+    except RuntimeError as error:
         _log.warning("torch's own kernel multiplies 4-bit weights, since ours can't be compiled: %s", error)
         return None
 
@@ -46,11 +38,12 @@ class Kernel:
     """Safe to use from many threads."""
 
     def __init__(self, instructions: str) -> None:
-        """`instructions`: those of `swarm.packed.code.INSTRUCTIONS` that this processor shall use. Raises OSError where
-        torch runs no threads of GCC's OpenMP, RuntimeError where LLVM fails."""
-        self._engine = _compiled(instructions)  # the code lives as long as this does
-        kind = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 10, *[ctypes.c_int32] * 2)
-        self._run = kind(self._engine.get_function_address("product"))
+        """`instructions`: those of `swarm.packed.code.INSTRUCTIONS` that this processor shall use. Raises RuntimeError
+        where LLVM fails."""
+        from swarm.packed.code import module
+
+        self._compiled = Compiled(module(instructions))
+        self._run = self._compiled.function("product", *[ctypes.c_int64] * 10, *[ctypes.c_int32] * 2)
 
     def __call__(self, x: Tensor, tiles: Tensor, norm: Tensor | None = None, into: Tensor | None = None) -> Tensor:
         """From activations `[rows, in]`, one of DTYPES, and the tiles of a weight (`swarm.packed.layout`) to
@@ -80,34 +73,3 @@ class Kernel:
             min(threads, rows * tiles.nbytes // THREAD_BYTES),
         )
         return out
-
-
-def _compiled(instructions: str) -> Any:
-    from llvmlite import binding
-
-    from swarm.packed.code import EXTERNAL, module
-
-    openmp = _openmp()
-    for name in EXTERNAL:
-        binding.add_symbol(name, ctypes.cast(openmp[name], ctypes.c_void_p).value)
-    binding.initialize_native_target()
-    binding.initialize_native_asmprinter()
-    machine = binding.Target.from_default_triple().create_target_machine(
-        cpu=binding.get_host_cpu_name(), features=binding.get_host_cpu_features().flatten(), opt=3
-    )
-    code = binding.parse_assembly(module(instructions))
-    passes = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options(speed_level=2))
-    passes.getModulePassManager().run(code, passes)
-    engine = binding.create_mcjit_compiler(code, machine)
-    engine.finalize_object()
-    return engine
-
-
-def _openmp() -> ctypes.CDLL:
-    """The library whose threads torch uses: they take what torch was told of their number, and may be awake already."""
-    torch.get_num_threads()  # loads it
-    with Path("/proc/self/maps").open() as maps:
-        path = next((line.split(maxsplit=5)[5].strip() for line in maps if "/libgomp" in line), None)
-    if path is None:
-        raise OSError("torch uses no OpenMP of GCC's")
-    return ctypes.CDLL(path)

@@ -7,8 +7,6 @@ from typing import Any
 
 from llvmlite import ir
 
-from swarm.packed.layout import LANES, LINE
-
 __all__ = [
     "BIT",
     "BYTE",
@@ -19,6 +17,8 @@ __all__ = [
     "I32",
     "I64",
     "INTS",
+    "LANES",
+    "LINE",
     "POINTER",
     "SHORTS",
     "VOID",
@@ -32,6 +32,8 @@ __all__ = [
     "i64",
 ]
 
+LANES = 16  # of a vector of 32-bit values
+LINE = 64  # bytes of it
 BIT, BYTE, I16, I32, I64 = (ir.IntType(width) for width in (1, 8, 16, 32, 64))
 FLOAT, VOID, POINTER = ir.FloatType(), ir.VoidType(), ir.PointerType()
 INTS, FLOATS, SHORTS = (ir.VectorType(kind, LANES) for kind in (I32, FLOAT, I16))
@@ -106,6 +108,13 @@ class Code(ir.IRBuilder):  # type: ignore[misc]
 
     def multiply_add(self, one: Value, other: Value, addend: Value) -> Value:
         return self.intrinsic("llvm.fma.v16f32", FLOATS, one, other, addend)
+
+    def total(self, values: Value) -> Value:
+        """The sum of all lanes, added in pairs."""
+        kind = ir.FunctionType(FLOAT, [FLOAT, FLOATS])
+        name = "llvm.vector.reduce.fadd.v16f32"
+        declared = self.module.globals.get(name) or ir.Function(self.module, kind, name)
+        return self.call(declared, [constant(FLOAT, -0.0), values], fastmath=("reassoc",))
 
     def intrinsic(self, name: str, result: Value, *operands: Value) -> Value:
         declared = self.module.globals.get(name)

@@ -1,0 +1,86 @@
+"""Attention of rows that decode, in one call for all of them, compiled for this processor."""
+
+import ctypes
+import logging
+from collections.abc import Sequence
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from swarm.jit.compiler import Compiled, features
+
+__all__ = ["DecodeKernel", "Runs", "decode_kernel"]
+
+_log = logging.getLogger(__name__)
+
+LANES = 16
+THREAD_VALUES = 1 << 16  # of keys, times query heads, that are worth another thread
+
+
+class Runs:
+    """Where rows lie: of each, its runs of slots."""
+
+    def __init__(self, rows: Sequence[Sequence[tuple[int, int]]]) -> None:
+        """`rows`: of each, the first slot and the number of tokens of each run."""
+        flat = [number for row in rows for run in row for number in run]
+        starts = [0]
+        for row in rows:
+            starts.append(starts[-1] + len(row))
+        self.rows = len(rows)
+        self.runs, self.starts = torch.tensor(flat, dtype=torch.int64), torch.tensor(starts, dtype=torch.int64)
+        lengths = [sum(n for _, n in row) for row in rows]
+        self.longest, self.tokens = max(lengths), sum(lengths)
+
+
+@cache
+def decode_kernel(width: int, group: int) -> "DecodeKernel | None":
+    """For heads of this width, and so many query heads to each head of keys; None where there is none."""
+    here = features()
+    if width % LANES or not (here.get("fma") and here.get("avx2")):
+        return None
+    try:
+        return DecodeKernel(width, group)
+    except RuntimeError as error:
+        _log.warning("rows are attended to one by one, since our own code can't be compiled: %s", error)
+        return None
+
+
+class DecodeKernel:
+    """One thread calls it at a time."""
+
+    def __init__(self, width: int, group: int) -> None:
+        from peers.decode_code import PAD, SUMS, module
+
+        self._compiled = Compiled(module(width, group))
+        kinds = (*[ctypes.c_int64] * 12, ctypes.c_float, ctypes.c_int32)
+        self._run = self._compiled.function("attend", *kinds)
+        self._group, self._pad = group, PAD
+        self._at_once = max(1, min(group, SUMS * LANES // width))
+
+    def __call__(self, query: Tensor, keys: Tensor, values: Tensor, runs: Runs, scaling: float) -> Tensor:
+        """`query` fp32 `[rows, heads, width]`, `keys` and `values` `[kv heads, slots, width]` of one layer, both with
+        the same strides → `[rows, heads, width]`."""
+        rows, heads, width = query.shape
+        if query.stride(1) != width or query.stride(2) != 1:
+            query = query.contiguous()
+        out = query.new_empty(rows, heads, width)
+        threads = max(1, min(torch.get_num_threads(), runs.tokens * heads * width // THREAD_VALUES))
+        scratch = torch.empty(threads * self._at_once * (runs.longest + self._pad))
+        self._run(
+            query.data_ptr(),
+            keys.data_ptr(),
+            values.data_ptr(),
+            out.data_ptr(),
+            runs.runs.data_ptr(),
+            runs.starts.data_ptr(),
+            scratch.data_ptr(),
+            rows,
+            keys.shape[0],
+            4 * query.stride(0),
+            4 * keys.stride(0),
+            runs.longest,
+            scaling,
+            threads,
+        )
+        return out
