@@ -33,7 +33,7 @@ from swarm.jit.builder import (
 )
 from swarm.jit.compiler import PARALLEL, THREAD, THREADS
 
-__all__ = ["PAD", "SUMS", "module"]
+__all__ = ["PAD", "at_once", "module"]
 
 SUMS = 16  # vectors of sums that are kept at once, so that they stay in registers
 PAD = LANES  # scores of one query are followed by room for a vector
@@ -46,10 +46,15 @@ LEAST_POWER = -126.0  # of two: less counts as this
 SERIES = tuple(log(2) ** power / factorial(power) for power in range(7))
 
 
+def at_once(width: int, group: int) -> int:
+    """Query heads that pass over their keys together."""
+    return max(1, min(group, SUMS * LANES // width))
+
+
 def module(width: int, group: int) -> str:
     """For heads of this width, a multiple of 16, and so many query heads to each head of keys."""
     whole = ir.Module("decode")
-    most = max(1, min(group, SUMS * LANES // width))
+    most = at_once(width, group)
     blocks = {n: _some_heads(whole, width, n) for n in {most, group % most} - {0}}
     parallel = function(whole, PARALLEL, VOID, [POINTER, POINTER, I32, I32])
     asked = [function(whole, name, I32, []) for name in (THREAD, THREADS)]

@@ -47,20 +47,19 @@ def decode_kernel(width: int, group: int) -> "DecodeKernel | None":
 
 
 class DecodeKernel:
-    """One thread calls it at a time."""
+    """Safe to use from many threads."""
 
     def __init__(self, width: int, group: int) -> None:
-        from peers.decode_code import PAD, SUMS, module
+        from peers.decode_code import PAD, at_once, module
 
         self._compiled = Compiled(module(width, group))
         kinds = (*[ctypes.c_int64] * 12, ctypes.c_float, ctypes.c_int32)
         self._run = self._compiled.function("attend", *kinds)
-        self._group, self._pad = group, PAD
-        self._at_once = max(1, min(group, SUMS * LANES // width))
+        self._at_once, self._pad = at_once(width, group), PAD
 
     def __call__(self, query: Tensor, keys: Tensor, values: Tensor, runs: Runs, scaling: float) -> Tensor:
-        """`query` fp32 `[rows, heads, width]`, `keys` and `values` `[kv heads, slots, width]` of one layer, both with
-        the same strides → `[rows, heads, width]`."""
+        """`query` fp32 `[rows, heads, width]`, `keys` and `values` `[kv heads, slots, width]` of one layer, each head
+        contiguous and as far from the next in both → `[rows, heads, width]`."""
         rows, heads, width = query.shape
         if query.stride(1) != width or query.stride(2) != 1:
             query = query.contiguous()
