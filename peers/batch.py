@@ -152,7 +152,8 @@ class PagedBatch:
         if kernel is not None:
             own = self.once(("runs", rule.window, parts[0].begin), lambda: self._runs(parts, rule.window))
             return kernel(query, arenas.keys[index], arenas.values[index], own, rule.scaling)
-        rows = [self._pieces(arenas, rule.window, part) for part in parts]
+        key = ("pieces", id(arenas), rule.window, parts[0].begin)
+        rows = self.once(key, lambda: [_pieces(arenas, part, part.start(rule.window)) for part in parts])
         if tokens == 1:
             return decode(query.reshape(arenas.shape.heads, -1, width), rows[0](index), rule).view(1, heads, -1)
         queries = query.reshape(tokens, arenas.shape.heads, -1, width).unbind(0)
@@ -168,9 +169,6 @@ class PagedBatch:
 
     def _runs(self, parts: Sequence[Part], window: int | None) -> Runs:
         return Runs([runs(part.table, part.start(window), part.at + 1) for part in parts])
-
-    def _pieces(self, arenas: Arenas, window: int | None, part: Part) -> "_Pieces":
-        return self.once((id(arenas), window, part.begin), lambda: _pieces(arenas, part, part.start(window)))
 
     def _read_gathered(self, query: Tensor, arenas: Arenas, index: int, rule: Rule) -> Tensor:
         """Rows that decode in one call, each padded to the longest; rows of prompts one by one."""

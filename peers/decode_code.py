@@ -6,24 +6,25 @@ scores come weights, and from these a sum of values. What a row gives depends on
     attend(query, keys, values, out, runs, starts, scratch, rows, kv heads, query row, kv head, longest, scaling,
            threads)
 
-with addresses and numbers of 64 bits; scaling is fp32, threads of 32 bits. `query row` and `kv head` are the bytes from
+as `swarm.jit.threads` has them. `query row` and `kv head` are the bytes from
 one to the next. Row `r` lies in runs `[starts[r], starts[r + 1])`, each a first slot and a number of tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from math import factorial, log
+from types import SimpleNamespace
 
 from llvmlite import ir
 
 from swarm.jit.builder import (
     FLOAT,
     FLOATS,
-    I32,
     I64,
     INTS,
-    LANES,
     POINTER,
     VOID,
+    Carried,
     Code,
     Value,
     all_lanes,
@@ -31,15 +32,15 @@ from swarm.jit.builder import (
     function,
     i64,
 )
-from swarm.jit.compiler import PARALLEL, THREAD, THREADS
+from swarm.jit.compiler import LANES
+from swarm.jit.threads import begin_and_end, shared
 
 __all__ = ["PAD", "at_once", "module"]
 
 SUMS = 16  # vectors of sums that are kept at once, so that they stay in registers
 PAD = LANES  # scores of one query are followed by room for a vector
-POINTERS = ("query", "keys", "values", "out", "runs", "starts", "scratch")
-NUMBERS = ("rows", "kv", "query_row", "kv_head", "longest")
-FIELDS = (*POINTERS, *NUMBERS, "scaling")
+KINDS = dict.fromkeys(("query", "keys", "values", "out", "runs", "starts", "scratch"), POINTER)
+KINDS |= dict.fromkeys(("rows", "kv", "query_row", "kv_head", "longest"), I64) | {"scaling": FLOAT}
 LOG2_E = 1.4426950408889634
 LEAST_POWER = -126.0  # of two: less counts as this
 # 2^x around 0, to x^6: for |x| <= 1/2 wrong by 1e-7 at most
@@ -56,58 +57,34 @@ def module(width: int, group: int) -> str:
     whole = ir.Module("decode")
     most = at_once(width, group)
     blocks = {n: _some_heads(whole, width, n) for n in {most, group % most} - {0}}
-    parallel = function(whole, PARALLEL, VOID, [POINTER, POINTER, I32, I32])
-    asked = [function(whole, name, I32, []) for name in (THREAD, THREADS)]
-    share = _share(whole, width, group, blocks)
 
-    worker = function(whole, "parallel_rows", VOID, [POINTER], internal=True)
-    code = Code(worker.append_basic_block())
-    code.call(share, [worker.args[0], *(code.zext(code.call(ask, []), I64) for ask in asked)])
-    code.ret_void()
+    def rows(code: Code, own: SimpleNamespace, which: Value, of: Value) -> None:
+        _attend(code, own, which, of, width, group, blocks)
 
-    attend = function(whole, "attend", VOID, [I64] * (len(FIELDS) - 1) + [FLOAT, I32])
-    code = Code(attend.append_basic_block())
-    task = code.alloca(I64, len(FIELDS))
-    *given, scaling, threads = attend.args
-    given.append(code.zext(code.bitcast(scaling, I32), I64))
-    for index, value in enumerate(given):
-        code.store(value, code.offset(task, i64(8 * index)), align=8)
-    with code.if_else(code.icmp_signed(">", threads, constant(I32, 1))) as (several, alone):
-        with several:
-            code.call(parallel, [worker, task, threads, constant(I32, 0)])
-        with alone:
-            code.call(share, [task, i64(0), i64(1)])
-    code.ret_void()
+    shared(whole, "attend", KINDS, (rows,))
     return str(whole)
 
 
-def _share(whole: Value, width: int, group: int, blocks: dict[int, Value]) -> Value:
-    """`(task, which, of)`: one thread's rows and heads of keys."""
-    made = function(whole, "share", VOID, [POINTER, I64, I64], internal=True)
-    code = Code(made.append_basic_block())
-    task, which, of = made.args
-    own = {name: code.at(task, i64(8 * index), I64) for index, name in enumerate(FIELDS[:-1])}
-    own |= {name: code.inttoptr(own[name], POINTER) for name in POINTERS}
-    scaling = code.at(task, i64(8 * (len(FIELDS) - 1)), FLOAT)
+def _attend(
+    code: Code, own: SimpleNamespace, which: Value, of: Value, width: int, group: int, blocks: dict[int, Value]
+) -> None:
+    """One thread's rows and heads of keys."""
     head_bytes, most = 4 * width, max(blocks)
-    row_scores = code.add(own["longest"], i64(PAD))
-    scratch = code.offset(own["scratch"], code.mul(which, code.mul(row_scores, i64(4 * most))))
-    items = code.mul(own["rows"], own["kv"])
-    begin, end = (code.sdiv(code.mul(items, part), of) for part in (which, code.add(which, i64(1))))
+    row_scores = code.add(own.longest, i64(PAD))
+    scratch = code.offset(own.scratch, code.mul(which, code.mul(row_scores, i64(4 * most))))
+    begin, end = begin_and_end(code, code.mul(own.rows, own.kv), which, of)
     with code.loop(begin, end) as (item, _):
-        row, head = code.sdiv(item, own["kv"]), code.srem(item, own["kv"])
-        first = code.at(own["starts"], code.mul(row, i64(8)), I64)
-        last = code.at(own["starts"], code.add(code.mul(row, i64(8)), i64(8)), I64)
-        query = code.offset(own["query"], code.mul(row, own["query_row"]))
+        row, head = code.sdiv(item, own.kv), code.srem(item, own.kv)
+        first = code.at(own.starts, code.mul(row, i64(8)), I64)
+        last = code.at(own.starts, code.add(code.mul(row, i64(8)), i64(8)), I64)
+        query = code.offset(own.query, code.mul(row, own.query_row))
         query = code.offset(query, code.mul(head, i64(group * head_bytes)))
-        out = code.offset(own["out"], code.mul(item, i64(group * head_bytes)))
-        sources = [code.offset(own[name], code.mul(head, own["kv_head"])) for name in ("keys", "values")]
+        out = code.offset(own.out, code.mul(item, i64(group * head_bytes)))
+        sources = code.each_at((own.keys, own.values), code.mul(head, own.kv_head))
         for start in range(0, group, most):
-            places = [code.offset(pointer, i64(start * head_bytes)) for pointer in (query, out)]
-            given = [places[0], *sources, places[1], own["runs"], first, last, scratch, row_scores, scaling]
+            asked, answer = code.each_at((query, out), i64(start * head_bytes))
+            given = [asked, *sources, answer, own.runs, first, last, scratch, row_scores, own.scaling]
             code.call(blocks[min(most, group - start)], given)
-    code.ret_void()
-    return made
 
 
 def _some_heads(whole: Value, width: int, heads: int) -> Value:
@@ -124,19 +101,12 @@ def _some_heads(whole: Value, width: int, heads: int) -> Value:
     ]
     least = constant(FLOAT, float("-inf"))
 
-    with code.loop(first, last, carried=[i64(0), *[least] * heads]) as (run, carried):
-        slot, n = (code.at(runs, code.add(code.mul(run, i64(16)), i64(8 * which)), I64) for which in (0, 1))
-        with code.loop(i64(0), n, carried=carried.now) as (token, within):
-            at = code.offset(keys, code.mul(code.add(slot, token), i64(4 * width)))
-            key = [code.at(at, i64(4 * LANES * part), FLOATS) for part in parts]
-            place = within.now[0]
-            within.then[0] = code.add(place, i64(1))
-            for head in range(heads):
-                score = code.fmul(_dot(code, queries[head], key), scaling)
-                code.store(score, code.offset(scores[head], code.mul(place, i64(4))), align=4)
-                within.then[1 + head] = code.intrinsic("llvm.maxnum.f32", FLOAT, within.now[1 + head], score)
-        carried.then[:] = within.now
-    tokens, *greatest = carried.now
+    with _each_token(code, keys, width, (runs, first, last), [least] * heads) as (key, turn):
+        for head in range(heads):
+            score = code.fmul(_dot(code, queries[head], key), scaling)
+            code.store(score, code.offset(scores[head], code.mul(turn.now[0], i64(4))), align=4)
+            turn.then[1 + head] = code.intrinsic("llvm.maxnum.f32", FLOAT, turn.now[1 + head], score)
+    tokens, *greatest = turn.now
 
     inverse = []
     for head in range(heads):
@@ -150,24 +120,34 @@ def _some_heads(whole: Value, width: int, heads: int) -> Value:
         inverse.append(code.splat(code.fdiv(constant(FLOAT, 1.0), code.total(total.now[0]))))
 
     zeros = [all_lanes(FLOATS, 0.0)] * (heads * len(parts))
-    with code.loop(first, last, carried=[i64(0), *zeros]) as (run, carried):
-        slot, n = (code.at(runs, code.add(code.mul(run, i64(16)), i64(8 * which)), I64) for which in (0, 1))
-        with code.loop(i64(0), n, carried=carried.now) as (token, within):
-            at = code.offset(values, code.mul(code.add(slot, token), i64(4 * width)))
-            value = [code.at(at, i64(4 * LANES * part), FLOATS) for part in parts]
-            place, sums = within.now[0], within.now[1:]
-            within.then[0] = code.add(place, i64(1))
-            for head in range(heads):
-                weight = code.splat(code.at(scores[head], code.mul(place, i64(4)), FLOAT))
-                for part in parts:
-                    index = head * len(parts) + part
-                    within.then[1 + index] = code.multiply_add(weight, value[part], sums[index])
-        carried.then[:] = within.now
-    for index, total in enumerate(carried.now[1:]):
+    with _each_token(code, values, width, (runs, first, last), zeros) as (value, turn):
+        for head in range(heads):
+            weight = code.splat(code.at(scores[head], code.mul(turn.now[0], i64(4)), FLOAT))
+            for part in parts:
+                index = 1 + head * len(parts) + part
+                turn.then[index] = code.multiply_add(weight, value[part], turn.now[index])
+    for index, total in enumerate(turn.now[1:]):
         mean = code.fmul(total, inverse[index // len(parts)])
         code.store(mean, code.offset(out, i64(4 * LANES * index)), align=4)
     code.ret_void()
     return made
+
+
+@contextmanager
+def _each_token(
+    code: Code, source: Value, width: int, where: tuple[Value, Value, Value], carried: Sequence[Value]
+) -> Iterator[tuple[list[Value], Carried]]:
+    """Of each token of a row, what it has in `source`, and what is carried, behind the number of tokens before it.
+    `where`: runs, the row's first, and the one behind its last."""
+    runs, first, last = where
+    with code.loop(first, last, carried=[i64(0), *carried]) as (run, outer):
+        slot, n = (code.at(runs, code.add(code.mul(run, i64(16)), i64(8 * which)), I64) for which in (0, 1))
+        with code.loop(i64(0), n, carried=outer.now) as (token, turn):
+            at = code.offset(source, code.mul(code.add(slot, token), i64(4 * width)))
+            turn.then[0] = code.add(turn.now[0], i64(1))
+            yield [code.at(at, i64(4 * start), FLOATS) for start in range(0, width, LANES)], turn
+        outer.then[:] = turn.now
+    turn.now[:] = outer.now
 
 
 def _dot(code: Code, one: Sequence[Value], other: Sequence[Value]) -> Value:

@@ -8,13 +8,12 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from swarm.jit.compiler import Compiled, features
+from swarm.jit.compiler import LANES, Compiled, features
 
 __all__ = ["DecodeKernel", "Runs", "decode_kernel"]
 
 _log = logging.getLogger(__name__)
 
-LANES = 16
 THREAD_VALUES = 1 << 16  # of keys, times query heads, that are worth another thread
 
 

@@ -12,7 +12,7 @@ in `_modules`, and call the `forward` of what is theirs; maps to which others ma
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -64,9 +64,14 @@ class Norm(nn.Module):
         return rms_norm(x, (self.width,), None, self.eps).mul_(self._factors)
 
 
+def _ours(linear: nn.Module) -> TypeGuard[Int4Tiles]:
+    """Whether it does what stands around it, too, and nobody else wants to see that."""
+    return isinstance(linear, Int4Tiles) and not (linear._forward_hooks or linear._forward_pre_hooks)
+
+
 def _enter(norm: Norm, linear: nn.Module, states: Tensor) -> Tensor:
-    """`linear` of the normed states; in one go where that can be, and nobody else wants to see them."""
-    if isinstance(linear, Int4Tiles) and not (linear._forward_hooks or linear._forward_pre_hooks):
+    """`linear` of the normed states."""
+    if _ours(linear):
         return linear.normed(states, norm.with_eps)
     result: Tensor = linear(norm.forward(states))
     return result
@@ -74,7 +79,7 @@ def _enter(norm: Norm, linear: nn.Module, states: Tensor) -> Tensor:
 
 def _leave(linear: nn.Module, x: Tensor, states: Tensor) -> None:
     """Adds `linear` of `x` to the states."""
-    if isinstance(linear, Int4Tiles) and not (linear._forward_hooks or linear._forward_pre_hooks):
+    if _ours(linear):
         linear.add(x, states)
     else:
         states += linear(x)

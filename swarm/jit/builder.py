@@ -7,6 +7,8 @@ from typing import Any
 
 from llvmlite import ir
 
+from swarm.jit.compiler import LANES, LINE
+
 __all__ = [
     "BIT",
     "BYTE",
@@ -17,8 +19,6 @@ __all__ = [
     "I32",
     "I64",
     "INTS",
-    "LANES",
-    "LINE",
     "POINTER",
     "SHORTS",
     "VOID",
@@ -32,8 +32,6 @@ __all__ = [
     "i64",
 ]
 
-LANES = 16  # of a vector of 32-bit values
-LINE = 64  # bytes of it
 BIT, BYTE, I16, I32, I64 = (ir.IntType(width) for width in (1, 8, 16, 32, 64))
 FLOAT, VOID, POINTER = ir.FloatType(), ir.VoidType(), ir.PointerType()
 INTS, FLOATS, SHORTS = (ir.VectorType(kind, LANES) for kind in (I32, FLOAT, I16))

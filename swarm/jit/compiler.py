@@ -11,10 +11,12 @@ from typing import Any
 
 import torch
 
-__all__ = ["PARALLEL", "THREAD", "THREADS", "Compiled", "features"]
+__all__ = ["LANES", "LINE", "PARALLEL", "THREAD", "THREADS", "Compiled", "features"]
 
 _log = logging.getLogger(__name__)
 
+LANES = 16  # 32-bit values that our code computes with at once
+LINE = 4 * LANES  # bytes of them
 PARALLEL, THREAD, THREADS = "GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads"
 
 

@@ -10,13 +10,12 @@ What comes out is the text of a module with one public function,
     product(x, tiles, out, scratch, norm, rows, groups, tiles in all, whether bf16, whether to add to out,
             threads for rows, threads for tiles)
 
-with addresses and numbers of 64 bits, and threads of 32. It calls OpenMP as GCC does. `norm` is 0, or fp32 `[in + 1]`:
+as `swarm.jit.threads` has them. `norm` is 0, or fp32 `[in + 1]`:
 rows are divided by the root of their mean square plus the last value, and multiplied with the others.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Self
+from collections.abc import Sequence
+from types import SimpleNamespace
 
 from llvmlite import ir
 
@@ -41,8 +40,9 @@ from swarm.jit.builder import (
     function,
     i64,
 )
-from swarm.jit.compiler import PARALLEL, THREAD, THREADS
-from swarm.packed.layout import FACTORS_BYTES, GROUP_BYTES, LANES, LEVELS_BYTES, LINE
+from swarm.jit.compiler import LANES, LINE
+from swarm.jit.threads import begin_and_end, shared
+from swarm.packed.layout import FACTORS_BYTES, GROUP_BYTES, LEVELS_BYTES
 from swarm.packed.levels import GROUP, MIDDLE
 
 __all__ = ["INSTRUCTIONS", "module"]
@@ -56,79 +56,35 @@ NARROW_BLOCKS = {1: 2, 2: 1}  # in 16 registers of half the width
 UNIT = 4  # tiles that one thread takes at least
 
 FACTORS = (FLOAT, FLOAT, I32)  # scale, sum, and that of the levels alone times -MIDDLE
-POINTERS = ("x", "tiles", "out", "scratch", "norm")
-FIELDS = (*POINTERS, "rows", "groups", "count", "bf16", "add")
+KINDS = dict.fromkeys(("x", "tiles", "out", "scratch", "norm"), POINTER)
+KINDS |= dict.fromkeys(("rows", "groups", "count"), I64) | dict.fromkeys(("bf16", "add"), BIT)  # count: of tiles
 
 
 def module(instructions: str) -> str:
     """The code for one of `INSTRUCTIONS`."""
     whole = ir.Module("int4")
-    narrow = instructions != "avx512vnni"
     plain, normed = (_quantize(whole, normed) for normed in (False, True))
-    share = _share(whole, instructions, NARROW_BLOCKS if narrow else BLOCKS)
-    parallel = function(whole, PARALLEL, VOID, [POINTER, POINTER, I32, I32])
-    asked = [function(whole, name, I32, []) for name in (THREAD, THREADS)]
+    blocks = BLOCKS if instructions == "avx512vnni" else NARROW_BLOCKS
+    kernels = {(rows, n): _kernel(whole, instructions, rows, n) for rows, most in blocks.items() for n in {most, 1}}
 
-    def rows_of(code: Code, task: Value, which: Value, of: Value) -> None:
-        own = _Task.read(code, task)
-        first = code.sdiv(code.mul(own.rows, which), of)
-        last = code.sdiv(code.mul(own.rows, code.add(which, i64(1))), of)
-        given = [own.x, own.scratch, own.factors, own.norm, first, last, own.groups, own.bf16]
+    def rows(code: Code, own: SimpleNamespace, which: Value, of: Value) -> None:
+        first, last = begin_and_end(code, own.rows, which, of)
+        given = [own.x, own.scratch, _factors(code, own), own.norm, first, last, own.groups, own.bf16]
         with code.if_else(code.icmp_unsigned("==", code.ptrtoint(own.norm, I64), i64(0))) as (without, within):
             for way, quantize in ((without, plain), (within, normed)):
                 with way:
                     code.call(quantize, given)
 
-    def tiles_of(code: Code, task: Value, which: Value, of: Value) -> None:
-        code.call(share, [task, which, of])
+    def tiles(code: Code, own: SimpleNamespace, which: Value, of: Value) -> None:
+        _multiply(code, own, which, of, blocks, kernels)
 
-    steps: list[tuple[Value, Callable[..., None]]] = []
-    for name, part in (("rows", rows_of), ("tiles", tiles_of)):
-        worker = function(whole, f"parallel_{name}", VOID, [POINTER], internal=True)
-        code = Code(worker.append_basic_block())
-        part(code, worker.args[0], *(code.zext(code.call(ask, []), I64) for ask in asked))
-        code.ret_void()
-        steps.append((worker, part))
-
-    product = function(whole, "product", VOID, [I64] * len(FIELDS) + [I32] * len(steps))
-    code = Code(product.append_basic_block())
-    task = code.alloca(I64, len(FIELDS))
-    for index, value in enumerate(product.args[: len(FIELDS)]):
-        code.store(value, code.offset(task, i64(8 * index)), align=8)
-    for (worker, part), wanted in zip(steps, product.args[len(FIELDS) :], strict=True):
-        with code.if_else(code.icmp_signed(">", wanted, constant(I32, 1))) as (several, alone):
-            with several:
-                code.call(parallel, [worker, task, wanted, constant(I32, 0)])
-            with alone:
-                part(code, task, i64(0), i64(1))
-    code.ret_void()
+    shared(whole, "product", KINDS, (rows, tiles))
     return str(whole)
 
 
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """What `product` was called with, read again by each thread."""
-
-    x: Value
-    tiles: Value
-    out: Value
-    scratch: Value  # activations in 8 bits, then their factors
-    norm: Value
-    rows: Value
-    groups: Value
-    count: Value  # of tiles
-    bf16: Value
-    add: Value
-    factors: Value
-
-    @classmethod
-    def read(cls, code: Code, task: Value) -> Self:
-        raw = {name: code.at(task, i64(8 * index), I64) for index, name in enumerate(FIELDS)}
-        given = {name: code.inttoptr(raw[name], POINTER) for name in POINTERS}
-        given |= {name: raw[name] for name in ("rows", "groups", "count")}
-        given |= {name: code.trunc(raw[name], BIT) for name in ("bf16", "add")}
-        levels = code.mul(raw["rows"], code.mul(raw["groups"], i64(GROUP)))
-        return cls(**given, factors=code.offset(given["scratch"], levels))
+def _factors(code: Code, own: SimpleNamespace) -> Value:
+    """Where in the scratch they are: behind the activations in 8 bits."""
+    return code.offset(own.scratch, code.mul(own.rows, code.mul(own.groups, i64(GROUP))))
 
 
 # --- activations -----------------------------------------------------------------------------------------------------
@@ -195,6 +151,7 @@ def _place(code: Code, group: Value, size: int, half: int) -> Value:
 
 
 def _round_group(code: Code, halves: Sequence[Value], levels: Value, factors: Value, group: Value) -> None:
+    """Of one group, its activations in 8 bits and its factors, to where they belong."""
     bits = [code.bitcast(half, INTS) for half in halves]
     sizes = [code.and_(each, all_lanes(INTS, 0x7FFFFFFF)) for each in bits]  # NaN is the greatest of them
     most = code.select(code.icmp_unsigned(">", *sizes), *sizes)
@@ -218,18 +175,18 @@ def _round_group(code: Code, halves: Sequence[Value], levels: Value, factors: Va
 # --- products --------------------------------------------------------------------------------------------------------
 
 
-def _share(whole: Value, instructions: str, blocks: dict[int, int]) -> Value:
-    """`(task, which, of)`: all rows of one thread's share of the tiles. Few tiles at a time, which stay in the cache
-    while the rows pass."""
-    kernels = {(rows, n): _kernel(whole, instructions, rows, n) for rows, most in blocks.items() for n in {most, 1}}
-    made = function(whole, "share", VOID, [POINTER, I64, I64], internal=True)
-    code = Code(made.append_basic_block())
-    own = _Task.read(code, made.args[0])
-    which, of = made.args[1:]
+def _multiply(
+    code: Code,
+    own: SimpleNamespace,
+    which: Value,
+    of: Value,
+    blocks: dict[int, int],
+    kernels: dict[tuple[int, int], Value],
+) -> None:
+    """All rows of one thread's share of the tiles. Few tiles at a time, which stay in the cache while the rows pass."""
     units = code.sdiv(code.add(own.count, i64(UNIT - 1)), i64(UNIT))
-    begin, end = (
-        code.mul(code.sdiv(code.mul(units, part), of), i64(UNIT)) for part in (which, code.add(which, i64(1)))
-    )
+    begin, end = (code.mul(edge, i64(UNIT)) for edge in begin_and_end(code, units, which, of))
+    factors = _factors(code, own)
     outputs, inputs = code.mul(own.count, i64(LANES)), code.mul(own.groups, i64(GROUP))
     size = code.select(own.bf16, i64(2), i64(4))
 
@@ -238,7 +195,7 @@ def _share(whole: Value, instructions: str, blocks: dict[int, int]) -> Value:
         places = (
             code.offset(own.tiles, code.mul(tile, code.mul(own.groups, i64(GROUP_BYTES)))),
             code.offset(own.scratch, code.mul(row, inputs)),
-            code.offset(own.factors, code.mul(row, code.mul(own.groups, i64(FACTORS_BYTES)))),
+            code.offset(factors, code.mul(row, code.mul(own.groups, i64(FACTORS_BYTES)))),
             code.offset(own.out, code.mul(here, size)),
         )
         code.call(kernels[rows, tiles], [*places, own.groups, outputs, own.bf16, own.add])
@@ -262,8 +219,6 @@ def _share(whole: Value, instructions: str, blocks: dict[int, int]) -> Value:
         for rows in range(1, most_rows):
             with code.if_then(code.icmp_signed("==", left, i64(rows))):
                 pass_rows(even, rows)
-    code.ret_void()
-    return made
 
 
 def _kernel(whole: Value, instructions: str, rows: int, tiles: int) -> Value:

@@ -7,8 +7,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from swarm.jit.compiler import Compiled, features
-from swarm.packed.layout import FACTORS_BYTES, LANES
+from swarm.jit.compiler import LANES, Compiled, features
+from swarm.packed.layout import FACTORS_BYTES
 
 __all__ = ["DTYPES", "Kernel", "kernel"]
 

@@ -1,4 +1,4 @@
-"""How 4-bit weights lie for our own product: in tiles of 16 outputs.
+"""How 4-bit weights lie for our own product: in tiles of 16 outputs, a vector's lanes.
 
     tiles uint8 [out / 16, in / 32, 320]
 
@@ -10,10 +10,10 @@ bits. The last line has a scale and a zero in bf16 for each lane. A weight is `z
 import torch
 from torch import Tensor
 
-__all__ = ["FACTORS_BYTES", "GROUP_BYTES", "LANES", "LEVELS_BYTES", "LINE", "in_order", "in_tiles", "out_of_tiles"]
+from swarm.jit.compiler import LANES, LINE
 
-LANES = 16  # outputs of a tile
-LINE = 64  # bytes
+__all__ = ["FACTORS_BYTES", "GROUP_BYTES", "LEVELS_BYTES", "in_order", "in_tiles", "out_of_tiles"]
+
 LINES = 4  # of levels
 LEVELS_BYTES = LINES * LINE  # of a group
 GROUP_BYTES = LEVELS_BYTES + LINE

@@ -6,9 +6,10 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
+from swarm.jit.compiler import LANES
 from swarm.packed.base import PACK_WEIGHTS, Packed, rows_of
 from swarm.packed.kernel import DTYPES, kernel
-from swarm.packed.layout import LANES, in_order, in_tiles, out_of_tiles
+from swarm.packed.layout import in_order, in_tiles, out_of_tiles
 from swarm.packed.levels import GROUP, has_few_levels, quantized, weights_of
 
 __all__ = ["Int4Tiles"]
