@@ -8,7 +8,7 @@ three times as much with 1000. On other devices, where a call costs more than a 
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from peers.decode_kernel import DecodeKernel, Runs, decode_kernel
 from peers.kv import Arenas, KVCache, runs, slots
 from peers.pages import PageTable, RowSlice
 from peers.scores import Piece, Rule, decode, spelled_out
+
+if TYPE_CHECKING:  # it needs this
+    from peers.turns import Turn
 
 __all__ = ["Heads", "PagedBatch"]
 
@@ -83,13 +86,13 @@ class PagedBatch:
         for row in rows:
             begin = self._parts[-1].begin + self._parts[-1].n if self._parts else 0
             self._parts.append(Part(begin, row.n, row.at, row.table))
-        self._decoding = all(part.n == 1 for part in self._parts)
-        if self._decoding:
+        self.decoding = all(part.n == 1 for part in self._parts)
+        if self.decoding:
             self.positions = torch.tensor([row.at for row in rows], device=device)
-            self._slots = torch.tensor([row.table.slot(row.at) for row in rows], device=device)
+            self.slots = torch.tensor([row.table.slot(row.at) for row in rows], device=device)
         else:
             self.positions = torch.cat([torch.arange(row.at, row.at + row.n) for row in rows]).to(device)
-            self._slots = torch.cat([slots(row.table, row.at, row.at + row.n) for row in rows]).to(device)
+            self.slots = torch.cat([slots(row.table, row.at, row.at + row.n) for row in rows]).to(device)
         self.known: dict[Hashable, Any] = {}  # what is the same for several layers
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
@@ -110,17 +113,25 @@ class PagedBatch:
         if self.learn:
             widths, exact = (key.shape[3], value.shape[3]), query.dtype == torch.float32
             self.heads[self.layer] = Heads(query.shape[1], key.shape[1], *widths, rule, exact)
-        self.cache.write(self.layer, self._slots, key[0], value[0])
+        self.cache.write(self.layer, self.slots, key[0], value[0])
         return self._read(query[0].transpose(0, 1), rule)[None]
 
-    def attend_joined(self, joined: Tensor, heads: Heads) -> Tensor:
-        """`joined` `[T, heads of queries, of keys and of values, width]` → `[T, heads of queries * width]`."""
+    def attend_joined(self, joined: Tensor, heads: Heads, turn: "Turn | None") -> Tensor:
+        """`joined` `[T, heads of queries, of keys and of values, width]`, of which queries and keys are turned here, in
+        place → `[T, heads of queries * width]`."""
         query, both = joined.split_with_sizes((heads.query, 2 * heads.kv), 1)
-        arena, index = self.cache.joint(self.layer, heads.kv, heads.width)
+        arenas, index = self.cache.joint(self.layer, heads.kv, heads.width)
+        kernel, pairs = self._kernel(query, arenas, heads.rule), None if turn is None else turn.pairs
+        if kernel is not None and pairs is not None and kernel.turns(pairs):
+            kernel.store(joined, pairs, arenas.keys[index], arenas.values[index], self.slots)
+            return self._read(query, heads.rule).view(self.tokens, -1)
+        if turn is not None:
+            turn.turn(joined.narrow(1, 0, heads.query + heads.kv))
+        assert arenas.both is not None
         if self.tokens == 1:
-            self._targets(arena)[index].copy_(both[0])
+            self._targets(arenas.both)[index].copy_(both[0])
         else:
-            arena[index].index_copy_(1, self._slots, both.transpose(0, 1))
+            arenas.both[index].index_copy_(1, self.slots, both.transpose(0, 1))
         return self._read(query, heads.rule).view(self.tokens, -1)
 
     def _targets(self, arena: Tensor) -> tuple[Tensor, ...]:
@@ -133,7 +144,7 @@ class PagedBatch:
         arenas, index = self.cache.place(self.layer)
         if self._gather and rule.plain:
             return self._read_gathered(query, arenas, index, rule)
-        if self._decoding:
+        if self.decoding:
             return self._decode(query, arenas, index, rule, self._parts)
         outputs = []
         for part in self._parts:
@@ -150,7 +161,7 @@ class PagedBatch:
         tokens, heads, width = query.shape
         kernel = self._kernel(query, arenas, rule)
         if kernel is not None:
-            own = self.once(("runs", rule.window, parts[0].begin), lambda: self._runs(parts, rule.window))
+            own = self._runs(parts, rule.window)
             return kernel(query, arenas.keys[index], arenas.values[index], own, rule.scaling)
         key = ("pieces", id(arenas), rule.window, parts[0].begin)
         rows = self.once(key, lambda: [_pieces(arenas, part, part.start(rule.window)) for part in parts])
@@ -167,8 +178,15 @@ class PagedBatch:
             return None
         return decode_kernel(shape.width, query.shape[1] // shape.heads)
 
+    def runs(self, window: int | None) -> Runs:
+        """Of all rows, which decode."""
+        return self._runs(self._parts, window)
+
     def _runs(self, parts: Sequence[Part], window: int | None) -> Runs:
-        return Runs([runs(part.table, part.start(window), part.at + 1) for part in parts])
+        def make() -> Runs:
+            return Runs([runs(part.table, part.start(window), part.at + 1) for part in parts])
+
+        return self.once(("runs", window, parts[0].begin), make)
 
     def _read_gathered(self, query: Tensor, arenas: Arenas, index: int, rule: Rule) -> Tensor:
         """Rows that decode in one call, each padded to the longest; rows of prompts one by one."""
@@ -178,12 +196,12 @@ class PagedBatch:
             tensor[index].index_select(1, places.flatten()).view(kv_heads, rows, places.shape[1], -1).transpose(0, 1)
             for tensor in (arenas.keys, arenas.values)
         )
-        own = query if self._decoding else query.index_select(0, which)
+        own = query if self.decoding else query.index_select(0, which)
         grouped = own.reshape(rows, kv_heads, -1, query.shape[2])
         mask = seen[:, None, None].expand(-1, 1, grouped.shape[2], -1)
         read = scaled_dot_product_attention(grouped, k, v, attn_mask=mask, scale=rule.scaling)
         read = read.reshape(rows, query.shape[1], -1)
-        if self._decoding:
+        if self.decoding:
             return read
         output = query.new_empty(query.shape[0], query.shape[1], read.shape[2]).index_copy_(0, which, read)
         for part in self._parts:

@@ -1,18 +1,23 @@
 """LLVM code of attention for rows that decode: one new token each, in fp32, over keys and values where they lie.
 
+    store(joined, turns, keys, values, slots, tokens, queries, kv, turned, token turns, head turns, kv head, threads)
+
+takes in new tokens, of any rows: their queries and keys are turned, queries in place, and keys and values are put into
+their slots. `joined` `[tokens, queries + 2 kv, width]`; pairs of neighbours of the first `turned` values of a head turn
+by complex numbers, of which `token turns` and `head turns` are the bytes from one token and head to the next.
+
+    attend(query, keys, values, out, runs, starts, scratch, rows, kv, query row, kv head, longest, scaling, threads)
+
 For each row and each head of keys, its queries are multiplied with the keys of all tokens, piece by piece; from these
-scores come weights, and from these a sum of values. What a row gives depends on nothing but the row.
+scores come weights, and from these a sum of values. What a row gives depends on nothing but the row. `query row` and
+`kv head` are the bytes from one to the next. Row `r` lies in runs `[starts[r], starts[r + 1])`, each a first slot and a
+number of tokens.
 
-    attend(query, keys, values, out, runs, starts, scratch, rows, kv heads, query row, kv head, longest, scaling,
-           threads)
-
-as `swarm.jit.threads` has them. `query row` and `kv head` are the bytes from
-one to the next. Row `r` lies in runs `[starts[r], starts[r + 1])`, each a first slot and a number of tokens.
+Both are as `swarm.jit.threads` has them.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from math import factorial, log
 from types import SimpleNamespace
 
 from llvmlite import ir
@@ -21,7 +26,6 @@ from swarm.jit.builder import (
     FLOAT,
     FLOATS,
     I64,
-    INTS,
     POINTER,
     VOID,
     Carried,
@@ -33,18 +37,19 @@ from swarm.jit.builder import (
     i64,
 )
 from swarm.jit.compiler import LANES
+from swarm.jit.maths import exp
 from swarm.jit.threads import begin_and_end, shared
 
-__all__ = ["PAD", "at_once", "module"]
+__all__ = ["ATTEND", "PAD", "STORE", "at_once", "module"]
 
 SUMS = 16  # vectors of sums that are kept at once, so that they stay in registers
 PAD = LANES  # scores of one query are followed by room for a vector
-KINDS = dict.fromkeys(("query", "keys", "values", "out", "runs", "starts", "scratch"), POINTER)
-KINDS |= dict.fromkeys(("rows", "kv", "query_row", "kv_head", "longest"), I64) | {"scaling": FLOAT}
-LOG2_E = 1.4426950408889634
-LEAST_POWER = -126.0  # of two: less counts as this
-# 2^x around 0, to x^6: for |x| <= 1/2 wrong by 1e-7 at most
-SERIES = tuple(log(2) ** power / factorial(power) for power in range(7))
+STORE = dict.fromkeys(("joined", "turns", "keys", "values", "slots"), POINTER)
+STORE |= dict.fromkeys(("tokens", "queries", "kv", "turned", "token_turns", "head_turns", "kv_head"), I64)
+ATTEND = dict.fromkeys(("query", "keys", "values", "out", "runs", "starts", "scratch"), POINTER)
+ATTEND |= dict.fromkeys(("rows", "kv", "query_row", "kv_head", "longest"), I64) | {"scaling": FLOAT}
+FIRSTS, SECONDS = [lane & ~1 for lane in range(LANES)], [lane | 1 for lane in range(LANES)]  # of pairs of lanes
+SWAPPED = [lane ^ 1 for lane in range(LANES)]
 
 
 def at_once(width: int, group: int) -> int:
@@ -58,11 +63,58 @@ def module(width: int, group: int) -> str:
     most = at_once(width, group)
     blocks = {n: _some_heads(whole, width, n) for n in {most, group % most} - {0}}
 
+    def tokens(code: Code, own: SimpleNamespace, which: Value, of: Value) -> None:
+        _store(code, own, which, of, width)
+
     def rows(code: Code, own: SimpleNamespace, which: Value, of: Value) -> None:
         _attend(code, own, which, of, width, group, blocks)
 
-    shared(whole, "attend", KINDS, (rows,))
+    shared(whole, "store", STORE, (tokens,))
+    shared(whole, "attend", ATTEND, (rows,))
     return str(whole)
+
+
+def _store(code: Code, own: SimpleNamespace, which: Value, of: Value, width: int) -> None:
+    """One thread's tokens."""
+    head_bytes = i64(4 * width)
+    heads = code.add(own.queries, code.mul(own.kv, i64(2)))
+    begin, end = begin_and_end(code, own.tokens, which, of)
+    with code.loop(begin, end) as (token, _):
+        row = code.offset(own.joined, code.mul(token, code.mul(heads, head_bytes)))
+        turns = code.offset(own.turns, code.mul(token, own.token_turns))
+        slot = code.mul(code.at(own.slots, code.mul(token, i64(8)), I64), head_bytes)
+
+        def turn(head: Value, into: Value | None) -> None:
+            source = code.offset(row, code.mul(head, head_bytes))
+            _turn(code, source, into or source, code.offset(turns, code.mul(head, own.head_turns)), own.turned, width)
+
+        with code.loop(i64(0), own.queries) as (query, _):
+            turn(query, None)
+        with code.loop(i64(0), own.kv) as (head, _):
+            place = code.add(code.mul(head, own.kv_head), slot)
+            key = code.add(own.queries, head)
+            turn(key, code.offset(own.keys, place))
+            value = code.offset(row, code.mul(code.add(key, own.kv), head_bytes))
+            _copy(code, value, code.offset(own.values, place), i64(0), width)
+
+
+def _turn(code: Code, source: Value, into: Value, turns: Value, turned: Value, width: int) -> None:
+    """A head. Each product is rounded before the sum, as torch does it."""
+    with code.loop(i64(0), turned, LANES) as (start, _):
+        size = code.mul(start, i64(4))
+        values, by = code.at(source, size, FLOATS), code.at(turns, size, FLOATS)
+        straight = code.fmul(values, code.picked(by, FIRSTS))
+        crossed = code.fmul(code.picked(values, SWAPPED), code.picked(by, SECONDS))
+        sums = code.fsub(straight, crossed), code.fadd(straight, crossed)
+        code.store(code.alternating(*sums), code.offset(into, size), align=4)
+    _copy(code, source, into, turned, width)
+
+
+def _copy(code: Code, source: Value, into: Value, begin: Value, width: int) -> None:
+    """Values of a head from `begin` on."""
+    with code.loop(begin, i64(width), LANES) as (start, _):
+        size = code.mul(start, i64(4))
+        code.store(code.at(source, size, FLOATS), code.offset(into, size), align=4)
 
 
 def _attend(
@@ -114,7 +166,7 @@ def _some_heads(whole: Value, width: int, heads: int) -> Value:
         most = code.splat(greatest[head])
         with code.loop(i64(0), tokens, LANES, carried=[all_lanes(FLOATS, 0.0)]) as (place, total):
             at = code.offset(scores[head], code.mul(place, i64(4)))
-            weight = _exp(code, code.fsub(code.at(at, i64(0), FLOATS), most))
+            weight = exp(code, code.fsub(code.at(at, i64(0), FLOATS), most))
             code.store(weight, at, align=4)
             total.then[0] = code.fadd(total.now[0], weight)
         inverse.append(code.splat(code.fdiv(constant(FLOAT, 1.0), code.total(total.now[0]))))
@@ -155,18 +207,3 @@ def _dot(code: Code, one: Sequence[Value], other: Sequence[Value]) -> Value:
     for left, right in zip(one[1:], other[1:], strict=True):
         total = code.multiply_add(left, right, total)
     return code.total(total)
-
-
-def _exp(code: Code, x: Value) -> Value:
-    """e^x for x <= 0."""
-    power = code.fmul(x, all_lanes(FLOATS, LOG2_E))
-    few = code.fcmp_ordered("<", power, all_lanes(FLOATS, LEAST_POWER))
-    power = code.select(few, all_lanes(FLOATS, LEAST_POWER), power)
-    whole = code.intrinsic("llvm.rint.v16f32", FLOATS, power)
-    rest = code.fsub(power, whole)
-    value = all_lanes(FLOATS, SERIES[-1])
-    for factor in reversed(SERIES[:-1]):
-        value = code.multiply_add(value, rest, all_lanes(FLOATS, factor))
-    exponent = code.intrinsic("llvm.fptosi.sat.v16i32.v16f32", INTS, whole)
-    scale = code.shl(code.add(exponent, all_lanes(INTS, 127)), all_lanes(INTS, 23))
-    return code.fmul(value, code.bitcast(scale, FLOATS))

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from swarm.jit.compiler import LANES, Compiled, features
 
-__all__ = ["DecodeKernel", "Runs", "decode_kernel"]
+__all__ = ["DecodeKernel", "Runs", "decode_kernel", "threads_to_store", "turn_strides"]
 
 _log = logging.getLogger(__name__)
 
 THREAD_VALUES = 1 << 16  # of keys, times query heads, that are worth another thread
+THREAD_TOKENS = 16  # to take in that are worth another thread
 
 
 class Runs:
@@ -51,10 +52,36 @@ class DecodeKernel:
     def __init__(self, width: int, group: int) -> None:
         from peers.decode_code import PAD, at_once, module
 
-        self._compiled = Compiled(module(width, group))
+        self.compiled = Compiled(module(width, group))
         kinds = (*[ctypes.c_int64] * 12, ctypes.c_float, ctypes.c_int32)
-        self._run = self._compiled.function("attend", *kinds)
+        self._attend = self.compiled.function("attend", *kinds)
+        self._store = self.compiled.function("store", *[ctypes.c_int64] * 12, ctypes.c_int32)
         self._at_once, self._pad = at_once(width, group), PAD
+
+    def turns(self, pairs: Tensor) -> bool:
+        """Whether it can turn so many pairs of a head."""
+        return 2 * pairs.shape[2] % LANES == 0
+
+    def store(self, joined: Tensor, pairs: Tensor, keys: Tensor, values: Tensor, slots: Tensor) -> None:
+        """Turns queries and keys, queries in place, and puts keys and values of one layer into their slots.
+
+        `joined` fp32 `[T, heads of queries, of keys and of values, width]`, `pairs` complex `[T, 1 or heads of queries
+        and of keys, pairs]`, `slots` `[T]`, all contiguous; `keys` and `values` as for a call."""
+        tokens, heads, _ = joined.shape
+        self._store(
+            joined.data_ptr(),
+            pairs.data_ptr(),
+            keys.data_ptr(),
+            values.data_ptr(),
+            slots.data_ptr(),
+            tokens,
+            heads - 2 * keys.shape[0],
+            keys.shape[0],
+            2 * pairs.shape[2],
+            *turn_strides(pairs),
+            4 * keys.stride(0),
+            threads_to_store(tokens),
+        )
 
     def __call__(self, query: Tensor, keys: Tensor, values: Tensor, runs: Runs, scaling: float) -> Tensor:
         """`query` fp32 `[rows, heads, width]`, `keys` and `values` `[kv heads, slots, width]` of one layer, each head
@@ -63,9 +90,8 @@ class DecodeKernel:
         if query.stride(1) != width or query.stride(2) != 1:
             query = query.contiguous()
         out = query.new_empty(rows, heads, width)
-        threads = max(1, min(torch.get_num_threads(), runs.tokens * heads * width // THREAD_VALUES))
-        scratch = torch.empty(threads * self._at_once * (runs.longest + self._pad))
-        self._run(
+        threads, scratch = self.shares(runs, heads * width)
+        self._attend(
             query.data_ptr(),
             keys.data_ptr(),
             values.data_ptr(),
@@ -82,3 +108,18 @@ class DecodeKernel:
             threads,
         )
         return out
+
+    def shares(self, runs: Runs, values: int) -> tuple[int, Tensor]:
+        """How many threads shall attend, with so many values of queries a row, and what they need for their scores."""
+        threads = max(1, min(torch.get_num_threads(), runs.tokens * values // THREAD_VALUES))
+        return threads, torch.empty(threads * self._at_once * (runs.longest + self._pad))
+
+
+def turn_strides(pairs: Tensor) -> tuple[int, int]:
+    """Bytes from one token's to the next one's, and from one head's to the next one's."""
+    size = pairs.element_size()
+    return size * pairs.stride(0), size * pairs.stride(1) if pairs.shape[1] > 1 else 0
+
+
+def threads_to_store(tokens: int) -> int:
+    return min(torch.get_num_threads(), tokens // THREAD_TOKENS)

@@ -16,7 +16,7 @@ from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import rms_norm
+from torch.nn.functional import rms_norm, silu
 
 from peers.batch import Heads, PagedBatch
 from peers.turns import Turning
@@ -94,22 +94,20 @@ class Attention(nn.Module):
         """`joined`: to queries, keys and values; `norm`: of queries and keys, weight `[query and kv heads, width]`."""
         super().__init__()
         self.joined, self.norm, self.out = joined, norm, out
-        self._turning = turning
-        self._heads = heads if turning is None else turning.remaining(heads)
+        self.turning = turning
+        self.heads = heads if turning is None else turning.remaining(heads)
         self._shape = (-1, heads.query + 2 * heads.kv, heads.width)
         self._turned = heads.query + heads.kv
 
     def forward(self, states: Tensor, before: Norm, batch: PagedBatch) -> None:
         parts: Any = self._modules
         joined = _enter(before, parts["joined"], states).view(self._shape)
-        norm, turning = parts.get("norm"), self._turning
-        if norm is not None or turning is not None:
+        norm = parts.get("norm")
+        if norm is not None:
             turned = joined.narrow(1, 0, self._turned)
-            if norm is not None:
-                turned.copy_(norm.forward(turned))
-            if turning is not None:
-                turning.of(batch).turn(turned)
-        _leave(parts["out"], batch.attend_joined(joined, self._heads), states)
+            turned.copy_(norm.forward(turned))
+        turn = None if self.turning is None else self.turning.of(batch)
+        _leave(parts["out"], batch.attend_joined(joined, self.heads, turn), states)
 
 
 class Mlp(nn.Module):
@@ -121,10 +119,18 @@ class Mlp(nn.Module):
         self.joined, self.down = joined, down
         self._act = (act,)  # a module would be looked up slowly
 
+    @property
+    def act(self) -> Callable[[Tensor], Tensor]:
+        return self._act[0]
+
     def forward(self, states: Tensor, before: Norm) -> None:
         parts: Any = self._modules
-        gate, up = _enter(before, parts["joined"], states).chunk(2, dim=-1)
-        _leave(parts["down"], self._act[0](gate).mul_(up), states)
+        wide, act, down = _enter(before, parts["joined"], states), self._act[0], parts["down"]
+        if act is silu and _ours(down):
+            down.add(wide, states, gated=True)
+        else:
+            gate, up = wide.chunk(2, dim=-1)
+            _leave(down, act(gate).mul_(up), states)
 
 
 class Beside(nn.Module):

@@ -109,14 +109,12 @@ class KVCache:
         arenas.keys[index].index_copy_(1, slots, keys)
         arenas.values[index].index_copy_(1, slots, values)
 
-    def joint(self, layer: int, heads: int, width: int) -> tuple[Tensor, int]:
-        """Where a layer writes keys and values of `heads` heads each as one: arenas `[layers, heads of keys and then of
-        values, slots, width]`, and which of their layers it is."""
+    def joint(self, layer: int, heads: int, width: int) -> tuple[Arenas, int]:
+        """Where a layer writes keys and values of `heads` heads each, of the same width: its arenas, and which of their
+        layers it is."""
         if self._places[layer] is None:
             self._places[layer] = (self._arenas(1, Shape(heads, width, width)), 0)
-        arenas, index = self.place(layer)
-        assert arenas.both is not None
-        return arenas.both, index
+        return self.place(layer)
 
     def view(self, layer: int, table: PageTable) -> tuple[Tensor, Tensor]:
         """A row's keys and values, `[kv heads, length, width]`: in place when the row is contiguous, else copied."""

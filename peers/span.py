@@ -19,12 +19,14 @@ from transformers import PreTrainedModel
 from peers.attention import PAGED, PROBED
 from peers.batch import PagedBatch
 from peers.changes import Change, Fit, Segment, mixed
+from peers.fused import FusedBlock
 from peers.fusing import fuse
 from peers.gates import Gates, find_layers
 from peers.kv import KVCache
 from peers.pages import PagePool, PageTable, RowSlice
 from peers.quantized import Packing, load_packed
 from peers.rotary import Rotaries, TurningRotary
+from peers.stack import Stack
 from peers.streamed import load_streamed
 from peers.training.deltas import BlockAdapter
 from peers.trial import Trial
@@ -80,6 +82,7 @@ class BlockSpan:
         self._windows: list[int | None] = [None] * len(blocks)
         self._layers = find_layers(model, len(blocks))
         self._gates = Gates(self._layers, window)
+        self._stacks: dict[tuple[int, int], Stack | None] = {}
         self._rotary = TurningRotary(model)
         self.cache.resemble(self.probe())
         self._fuse(finish)
@@ -176,7 +179,11 @@ class BlockSpan:
         self._rotary.reset()
         blocks = self._gates.fused(layers)
         if blocks is not None:
-            states = hidden.to(device=self.device, dtype=self.dtype, copy=True)
+            states = hidden.to(device=self.device, dtype=self.dtype, copy=True, memory_format=torch.contiguous_format)
+            stack = self._stack(layers, blocks)
+            if stack is not None and stack.takes(batch):
+                stack.forward(states, batch)
+                return states
             for batch.layer, block in enumerate(blocks, layers.start):
                 if self.window is None:
                     states = block.forward(states, batch)
@@ -188,6 +195,13 @@ class BlockSpan:
         with self._gates.open(layers, states, batch):
             self.model(inputs_embeds=states, position_ids=batch.positions[None], use_cache=False)
             return self._gates.output[0]
+
+    def _stack(self, layers: slice, blocks: Sequence[FusedBlock]) -> Stack | None:
+        """These blocks in one call, where they can be."""
+        key = (layers.start, layers.stop)
+        if key not in self._stacks:
+            self._stacks[key] = None if self.window else Stack.of(blocks, self.cache, layers.start)
+        return self._stacks[key]
 
     @torch.inference_mode()
     def probe(self) -> KVCache:

@@ -5,6 +5,7 @@ Blocks of one span mostly share them, so they are looked up once a step, out of 
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ def pair_order(width: int, turned: int) -> list[int]:
 class Pairs:
     """For heads in `pair_order`: each pair is one complex number, and turns in place in one multiplication. fp32."""
 
-    turns: Tensor  # complex `[T, 1 or heads, turned / 2]`
+    pairs: Tensor  # complex `[T, 1 or heads, turned / 2]`
 
     @classmethod
     def of(cls, cos: Tensor, sin: Tensor) -> "Pairs":
@@ -37,22 +38,23 @@ class Pairs:
         return cls(torch.complex(cos[:, :half], sin[:, :half])[:, None])
 
     def take(self, positions: Tensor) -> "Pairs":
-        return Pairs(self.turns.index_select(0, positions))
+        return Pairs(self.pairs.index_select(0, positions))
 
     def scaled(self, scales: Tensor) -> "Pairs":
-        return Pairs(self.turns * scales)
+        return Pairs(self.pairs * scales)
 
     def turn(self, heads: Tensor) -> None:
         """Turns `[T, heads, width]` in place."""
-        width = 2 * self.turns.shape[-1]
+        width = 2 * self.pairs.shape[-1]
         turned = heads if width == heads.shape[-1] else heads[..., :width]
-        torch.view_as_complex(turned.view(*turned.shape[:2], -1, 2)).mul_(self.turns)
+        torch.view_as_complex(turned.view(*turned.shape[:2], -1, 2)).mul_(self.pairs)
 
 
 @dataclass(frozen=True, slots=True)
 class Halves:
     """For heads as the library has them, in any dtype."""
 
+    pairs: ClassVar[None] = None
     cos: Tensor  # `[T, 1 or heads, turned]`
     sin: Tensor  # `[T, 1 or heads, turned]`, the first half with its sign turned
 

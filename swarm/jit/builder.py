@@ -28,6 +28,7 @@ __all__ = [
     "Value",
     "all_lanes",
     "constant",
+    "elsewhere",
     "function",
     "i64",
 ]
@@ -68,6 +69,11 @@ class Carried:
     then: list[Value] = field(default_factory=list)
 
 
+def elsewhere(whole: Value, name: str, result: Value, kinds: Sequence[Value]) -> Value:
+    """A function that is not in this module."""
+    return whole.globals.get(name) or function(whole, name, result, kinds)
+
+
 class Code(ir.IRBuilder):  # type: ignore[misc]
     def offset(self, pointer: Value, size: Value) -> Value:
         """So many bytes further."""
@@ -94,10 +100,19 @@ class Code(ir.IRBuilder):  # type: ignore[misc]
 
     def halves(self, value: Value) -> Iterator[Value]:
         half = value.type.count // 2
-        return (self.shuffle_vector(value, value, _places(start, half)) for start in (0, half))
+        return (self.shuffle_vector(value, value, _numbers(range(start, start + half))) for start in (0, half))
 
     def joined(self, low: Value, high: Value) -> Value:
-        return self.shuffle_vector(low, high, _places(0, 2 * low.type.count))
+        return self.shuffle_vector(low, high, _numbers(range(2 * low.type.count)))
+
+    def picked(self, value: Value, places: Sequence[int]) -> Value:
+        """The values that are at these places."""
+        return self.shuffle_vector(value, value, _numbers(places))
+
+    def alternating(self, one: Value, other: Value) -> Value:
+        """Every other value of the one, from the first on, and of the other, from the second on."""
+        count = one.type.count
+        return self.shuffle_vector(one, other, _numbers([lane + lane % 2 * count for lane in range(count)]))
 
     def prefetch(self, pointer: Value) -> None:
         """Has the line there brought to the second cache; there need not be anything."""
@@ -109,16 +124,11 @@ class Code(ir.IRBuilder):  # type: ignore[misc]
 
     def total(self, values: Value) -> Value:
         """The sum of all lanes, added in pairs."""
-        kind = ir.FunctionType(FLOAT, [FLOAT, FLOATS])
-        name = "llvm.vector.reduce.fadd.v16f32"
-        declared = self.module.globals.get(name) or ir.Function(self.module, kind, name)
-        return self.call(declared, [constant(FLOAT, -0.0), values], fastmath=("reassoc",))
+        add = elsewhere(self.module, "llvm.vector.reduce.fadd.v16f32", FLOAT, [FLOAT, FLOATS])
+        return self.call(add, [constant(FLOAT, -0.0), values], fastmath=("reassoc",))
 
     def intrinsic(self, name: str, result: Value, *operands: Value) -> Value:
-        declared = self.module.globals.get(name)
-        if declared is None:
-            declared = function(self.module, name, result, [operand.type for operand in operands])
-        return self.call(declared, operands)
+        return self.call(elsewhere(self.module, name, result, [operand.type for operand in operands]), operands)
 
     @contextmanager
     def loop(
@@ -144,5 +154,5 @@ class Code(ir.IRBuilder):  # type: ignore[misc]
         self.position_at_end(after)
 
 
-def _places(start: int, count: int) -> Value:
-    return ir.Constant(ir.VectorType(I32, count), [ir.Constant(I32, start + index) for index in range(count)])
+def _numbers(values: Sequence[int]) -> Value:
+    return ir.Constant(ir.VectorType(I32, len(values)), [ir.Constant(I32, value) for value in values])

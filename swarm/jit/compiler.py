@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -38,12 +39,14 @@ def features() -> Mapping[str, bool]:
 class Compiled:
     """The text of a module. Raises RuntimeError where LLVM fails."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, elsewhere: Mapping[str, int] = MappingProxyType({})) -> None:
+        """`elsewhere`: addresses of functions that it calls; of one name always the same."""
         from llvmlite import binding
 
         openmp = _openmp()
-        for name in (PARALLEL, THREAD, THREADS):
-            binding.add_symbol(name, ctypes.cast(openmp[name], ctypes.c_void_p).value)
+        ours = {name: ctypes.cast(openmp[name], ctypes.c_void_p).value for name in (PARALLEL, THREAD, THREADS)}
+        for name, address in {**ours, **elsewhere}.items():
+            binding.add_symbol(name, address)
         binding.initialize_native_target()
         binding.initialize_native_asmprinter()
         machine = binding.Target.from_default_triple().create_target_machine(
@@ -55,9 +58,14 @@ class Compiled:
         self._engine = binding.create_mcjit_compiler(code, machine)
         self._engine.finalize_object()
 
+    def address(self, name: str) -> int:
+        """Of a function, which may be called as long as this object lives."""
+        address: int = self._engine.get_function_address(name)
+        return address
+
     def function(self, name: str, *kinds: Any) -> Any:
-        """A function without a result. It may be called as long as this object lives."""
-        return ctypes.CFUNCTYPE(None, *kinds)(self._engine.get_function_address(name))
+        """The same, without a result, to be called with these kinds of arguments."""
+        return ctypes.CFUNCTYPE(None, *kinds)(self.address(name))
 
 
 def _openmp() -> ctypes.CDLL:

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 
-from swarm.jit.builder import BIT, FLOAT, I32, I64, POINTER, VOID, Code, Value, constant, function, i64
+from swarm.jit.builder import BIT, FLOAT, I32, I64, POINTER, VOID, Code, Value, constant, elsewhere, function, i64
 from swarm.jit.compiler import PARALLEL, THREAD, THREADS
 
-__all__ = ["Part", "begin_and_end", "shared"]
+__all__ = ["Part", "begin_and_end", "declared", "shared"]
 
 Part = Callable[[Code, SimpleNamespace, Value, Value], None]
 
@@ -17,14 +17,13 @@ def shared(whole: Value, name: str, kinds: Mapping[str, Value], parts: Sequence[
 
     A part writes code: `part(code, values, which, of)`, with `values` by their names, and `which` of so many threads it
     is for."""
-    parallel = function(whole, PARALLEL, VOID, [POINTER, POINTER, I32, I32])
-    asked = [function(whole, question, I32, []) for question in (THREAD, THREADS)]
-    numbers = [FLOAT if kind is FLOAT else I64 for kind in kinds.values()]
-    entry = function(whole, name, VOID, [*numbers, *[I32] * len(parts)])
+    parallel = elsewhere(whole, PARALLEL, VOID, [POINTER, POINTER, I32, I32])
+    asked = [elsewhere(whole, question, I32, []) for question in (THREAD, THREADS)]
+    entry = declared(whole, name, kinds, len(parts))
     code = Code(entry.append_basic_block())
     task = code.alloca(I64, len(kinds))
     for index, value in enumerate(entry.args[: len(kinds)]):
-        bits = code.zext(code.bitcast(value, I32), I64) if numbers[index] is FLOAT else value
+        bits = code.zext(code.bitcast(value, I32), I64) if value.type is FLOAT else value
         code.store(bits, code.offset(task, i64(8 * index)), align=8)
     for index, (part, threads) in enumerate(zip(parts, entry.args[len(kinds) :], strict=True)):
         one = _one_thread(whole, f"{name}_{index}", kinds, part)
@@ -38,6 +37,12 @@ def shared(whole: Value, name: str, kinds: Mapping[str, Value], parts: Sequence[
             with alone:
                 code.call(one, [task, i64(0), i64(1)])
     code.ret_void()
+
+
+def declared(whole: Value, name: str, kinds: Mapping[str, Value], parts: int) -> Value:
+    """Such a function as `shared` adds, which is somewhere else."""
+    numbers = [FLOAT if kind is FLOAT else I64 for kind in kinds.values()]
+    return function(whole, name, VOID, [*numbers, *[I32] * parts])
 
 
 def begin_and_end(code: Code, count: Value, which: Value, of: Value) -> list[Value]:

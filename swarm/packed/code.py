@@ -8,10 +8,11 @@ to the last bit, on the rows and the number of threads that it is computed with.
 What comes out is the text of a module with one public function,
 
     product(x, tiles, out, scratch, norm, rows, groups, tiles in all, whether bf16, whether to add to out,
-            threads for rows, threads for tiles)
+            whether gated, threads for rows, threads for tiles)
 
-as `swarm.jit.threads` has them. `norm` is 0, or fp32 `[in + 1]`:
-rows are divided by the root of their mean square plus the last value, and multiplied with the others.
+as `swarm.jit.threads` has them. `norm` is 0, or fp32 `[in + 1]`: rows are divided by the root of their mean square plus
+the last value, and multiplied with the others. Gated rows are twice as long: the silu of their first half times the
+second is what is multiplied.
 """
 
 from collections.abc import Sequence
@@ -41,6 +42,7 @@ from swarm.jit.builder import (
     i64,
 )
 from swarm.jit.compiler import LANES, LINE
+from swarm.jit.maths import silu
 from swarm.jit.threads import begin_and_end, shared
 from swarm.packed.layout import FACTORS_BYTES, GROUP_BYTES, LEVELS_BYTES
 from swarm.packed.levels import GROUP, MIDDLE
@@ -57,23 +59,28 @@ UNIT = 4  # tiles that one thread takes at least
 
 FACTORS = (FLOAT, FLOAT, I32)  # scale, sum, and that of the levels alone times -MIDDLE
 KINDS = dict.fromkeys(("x", "tiles", "out", "scratch", "norm"), POINTER)
-KINDS |= dict.fromkeys(("rows", "groups", "count"), I64) | dict.fromkeys(("bf16", "add"), BIT)  # count: of tiles
+KINDS |= dict.fromkeys(("rows", "groups", "count"), I64)  # count: of tiles
+KINDS |= dict.fromkeys(("bf16", "add", "gated"), BIT)
+PLAIN, NORMED, GATED = WAYS = ("quantize", "quantize_normed", "quantize_gated")
 
 
 def module(instructions: str) -> str:
     """The code for one of `INSTRUCTIONS`."""
     whole = ir.Module("int4")
-    plain, normed = (_quantize(whole, normed) for normed in (False, True))
+    plain, normed, gated = (_quantize(whole, way) for way in WAYS)
     blocks = BLOCKS if instructions == "avx512vnni" else NARROW_BLOCKS
     kernels = {(rows, n): _kernel(whole, instructions, rows, n) for rows, most in blocks.items() for n in {most, 1}}
 
     def rows(code: Code, own: SimpleNamespace, which: Value, of: Value) -> None:
         first, last = begin_and_end(code, own.rows, which, of)
         given = [own.x, own.scratch, _factors(code, own), own.norm, first, last, own.groups, own.bf16]
-        with code.if_else(code.icmp_unsigned("==", code.ptrtoint(own.norm, I64), i64(0))) as (without, within):
-            for way, quantize in ((without, plain), (within, normed)):
-                with way:
-                    code.call(quantize, given)
+        with code.if_else(own.gated) as (within_gates, otherwise):
+            with within_gates:
+                code.call(gated, given)
+            with otherwise, code.if_else(code.icmp_unsigned("==", code.ptrtoint(own.norm, I64), i64(0))) as ways:
+                for way, quantize in zip(ways, (plain, normed), strict=True):
+                    with way:
+                        code.call(quantize, given)
 
     def tiles(code: Code, own: SimpleNamespace, which: Value, of: Value) -> None:
         _multiply(code, own, which, of, blocks, kernels)
@@ -90,23 +97,28 @@ def _factors(code: Code, own: SimpleNamespace) -> Value:
 # --- activations -----------------------------------------------------------------------------------------------------
 
 
-def _quantize(whole: Value, normed: bool) -> Value:
-    """`(x, levels, factors, norm, first row, last row, groups, whether bf16)`: rounds these rows to 8 bits."""
+def _quantize(whole: Value, way: str) -> Value:
+    """`(x, levels, factors, norm, first row, last row, groups, whether bf16)`: rounds these rows to 8 bits, in one of
+    WAYS."""
     kinds = [POINTER] * 4 + [I64, I64, I64, BIT]
-    made = function(whole, "quantize_normed" if normed else "quantize", VOID, kinds, internal=True)
+    made = function(whole, way, VOID, kinds, internal=True)
     x, levels, factors, norm, first, last, groups, bf16 = made.args
     code = Code(made.append_basic_block())
     with code.loop(first, last) as (row, _):
         begin = code.mul(row, groups)
-        scale = _inverse_root(code, x, begin, groups, norm, bf16) if normed else None
+        source = code.mul(begin, i64(2)) if way == GATED else begin
+        scale = _inverse_root(code, x, begin, groups, norm, bf16) if way == NORMED else None
         with code.loop(i64(0), groups) as (group, _):
-            here = code.add(begin, group)
-            halves = _load_group(code, x, here, bf16)
+            at = code.add(source, group)
+            halves = _load_group(code, x, at, bf16)
             if scale is not None:
                 weights = [code.at(norm, _place(code, group, 4, half), FLOATS) for half in range(2)]
                 pairs = zip(halves, weights, strict=True)
                 halves = [code.fmul(code.fmul(half, scale), weight) for half, weight in pairs]
-            _round_group(code, halves, levels, factors, here)
+            if way == GATED:
+                both = zip(halves, _load_group(code, x, code.add(at, groups), bf16), strict=True)
+                halves = [code.fmul(silu(code, gate), up) for gate, up in both]
+            _round_group(code, halves, levels, factors, code.add(begin, group))
     code.ret_void()
     return made
 

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from swarm.jit.compiler import LANES, Compiled, features
 from swarm.packed.layout import FACTORS_BYTES
+from swarm.packed.levels import GROUP
 
-__all__ = ["DTYPES", "Kernel", "kernel"]
+__all__ = ["DTYPES", "Kernel", "kernel", "threads_for"]
 
 _log = logging.getLogger(__name__)
 
@@ -42,22 +43,31 @@ class Kernel:
         where LLVM fails."""
         from swarm.packed.code import module
 
-        self._compiled = Compiled(module(instructions))
-        self._run = self._compiled.function("product", *[ctypes.c_int64] * 10, *[ctypes.c_int32] * 2)
+        self.compiled = Compiled(module(instructions))
+        self._run = self.compiled.function("product", *[ctypes.c_int64] * 11, *[ctypes.c_int32] * 2)
 
-    def __call__(self, x: Tensor, tiles: Tensor, norm: Tensor | None = None, into: Tensor | None = None) -> Tensor:
+    def __call__(
+        self,
+        x: Tensor,
+        tiles: Tensor,
+        norm: Tensor | None = None,
+        into: Tensor | None = None,
+        *,
+        gated: bool = False,
+    ) -> Tensor:
         """From activations `[rows, in]`, one of DTYPES, and the tiles of a weight (`swarm.packed.layout`) to
         `[rows, out]` in the same dtype; for inference, on as many threads as torch may use.
 
         `norm`, contiguous fp32 `[in + 1]`: rows are divided by the root of their mean square plus its last value, and
         multiplied with the others, before. `into`, contiguous, in the dtype of `x`: what comes out is added to it.
+        `gated`: `x` is `[rows, 2 * in]`, and the silu of its first half times the second is multiplied.
         """
         x = x.contiguous()
-        rows, inputs = x.shape
+        rows = len(x)
         count, groups, _ = tiles.shape
         out = x.new_empty(rows, count * LANES) if into is None else into
-        scratch = torch.empty(rows * (inputs + groups * FACTORS_BYTES), dtype=torch.uint8)
-        threads = torch.get_num_threads()
+        scratch = torch.empty(rows * groups * (GROUP + FACTORS_BYTES), dtype=torch.uint8)
+        by_rows, by_tiles = threads_for(rows, tiles)
         self._run(
             x.data_ptr(),
             tiles.data_ptr(),
@@ -69,7 +79,14 @@ class Kernel:
             count,
             x.dtype == torch.bfloat16,
             into is not None,
-            min(threads, rows // THREAD_ROWS),
-            min(threads, rows * tiles.nbytes // THREAD_BYTES),
+            gated,
+            by_rows,
+            by_tiles,
         )
         return out
+
+
+def threads_for(rows: int, tiles: Tensor) -> tuple[int, int]:
+    """How many shall round so many rows, and multiply them with a weight."""
+    most = torch.get_num_threads()
+    return min(most, rows // THREAD_ROWS), min(most, rows * tiles.nbytes // THREAD_BYTES)

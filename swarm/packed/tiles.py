@@ -45,28 +45,28 @@ class Int4Tiles(Packed):
         y, bias = self._run(x, norm), self._buffers["bias"]
         return y if bias is None else y.add_(bias)
 
-    def add(self, x: Tensor, into: Tensor) -> None:
-        """Adds what `forward` gives for rows `[rows, in]` to `into`, contiguous. For inference."""
-        if into.dtype in DTYPES and x.dtype == into.dtype:
-            self._run(x, None, into)
-            bias = self._buffers["bias"]
-            if bias is not None:
-                into += bias
-        else:
-            into += self.forward(x)
+    def add(self, x: Tensor, into: Tensor, *, gated: bool = False) -> None:
+        """Adds what `forward` gives for rows `[rows, in]` to `into`, contiguous; where they are `gated`, see `Kernel`.
+        For inference."""
+        own = into.dtype in DTYPES and x.dtype == into.dtype
+        y, bias = self._run(x, None, into if own else None, gated=gated), self._buffers["bias"]
+        if not own:
+            into += y
+        if bias is not None:
+            into += bias
 
     def _multiplied(self, rows: Tensor) -> Tensor:
         if rows.requires_grad and torch.is_grad_enabled():  # the kernel has no backward
             return super()._multiplied(rows)
         return self._run(rows, None)
 
-    def _run(self, rows: Tensor, norm: Tensor | None, into: Tensor | None = None) -> Tensor:
+    def _run(self, rows: Tensor, norm: Tensor | None, into: Tensor | None = None, *, gated: bool = False) -> Tensor:
         multiply, tiles = kernel(), self._buffers["tiles"]
         assert multiply is not None  # or `swarm.packing` would not have chosen this kind
         assert tiles is not None
         if rows.dtype in DTYPES:
-            return multiply(rows, tiles, norm, into)
-        return multiply(rows.float(), tiles, norm).to(rows.dtype)
+            return multiply(rows, tiles, norm, into, gated=gated)
+        return multiply(rows.float(), tiles, norm, gated=gated).to(rows.dtype)
 
     def _unpacked(self, start: int, end: int) -> Tensor:
         return weights_of(*out_of_tiles(self.tiles[start // LANES : end // LANES]))

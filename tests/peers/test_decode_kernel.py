@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from peers.decode_kernel import DecodeKernel, Runs, decode_kernel
+from peers.turns import Pairs
 
 if decode_kernel(64, 3) is None:
     pytest.skip(f"there is no such kernel for {platform.machine()} here", allow_module_level=True)
@@ -27,9 +28,7 @@ def plain(query: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor
     return torch.stack(outputs)
 
 
-@pytest.mark.parametrize(
-    ("width", "kv_heads", "group"), [(64, 3, 3), (16, 2, 1), (128, 2, 4), (128, 1, 7), (256, 1, 2)]
-)
+@pytest.mark.parametrize(("width", "kv_heads", "group"), HEADS)
 @pytest.mark.parametrize("scale", [0.1, 30.0])
 def test_rows_are_attended_to_as_one_by_one(width: int, kv_heads: int, group: int, scale: float) -> None:
     torch.manual_seed(0)
@@ -67,3 +66,30 @@ def test_what_is_no_number_is_not_hidden() -> None:
     got = kernel(query, both[:1], both[1:], Runs([[(0, 10)], [(10, 20)]]), 1.0)
     assert bool(got[0].isnan().all())
     assert bool(got[1].isfinite().all())
+
+
+@pytest.mark.parametrize(("width", "kv_heads", "group"), HEADS)
+@pytest.mark.parametrize("each_head", [True, False])
+@pytest.mark.parametrize("tokens", [1, 40])
+def test_new_tokens_are_turned_and_put_where_they_belong(
+    width: int, kv_heads: int, group: int, each_head: bool, tokens: int
+) -> None:
+    torch.manual_seed(0)
+    kernel, queries = DecodeKernel(width, group), kv_heads * group
+    joined, slots = torch.randn(tokens, queries + 2 * kv_heads, width), torch.randperm(SLOTS)[:tokens]
+    for turned in {16, width}:
+        pairs = torch.randn(tokens, queries + kv_heads if each_head else 1, turned // 2, dtype=torch.complex64)
+        assert kernel.turns(pairs)
+        both, expected = torch.zeros(2 * kv_heads, SLOTS, width), torch.zeros(2 * kv_heads, SLOTS, width)
+        plain, own = joined.clone(), joined.clone()
+        Pairs(pairs).turn(plain[:, : queries + kv_heads])
+        expected[:, slots] = plain[:, queries:].transpose(0, 1)
+        kernel.store(own, pairs, both[:kv_heads], both[kv_heads:], slots)
+        torch.testing.assert_close(own[:, :queries], plain[:, :queries])
+        torch.testing.assert_close(both, expected)
+        untouched = torch.ones(SLOTS, dtype=torch.bool).index_fill(0, slots, False)
+        assert not both[:, untouched].any()
+
+
+def test_pairs_that_fill_no_vector_are_left_to_torch() -> None:
+    assert not DecodeKernel(64, 3).turns(torch.ones(1, 1, 12, dtype=torch.complex64))

@@ -73,8 +73,9 @@ def test_keys_and_values_written_as_one_are_those_written_apart() -> None:
     pool = PagePool(8, 4)
     cache, row = cache_of(pool), whole_row(pool, 5)
     keys, values = torch.randn(HEADS, 5, WIDTH), torch.randn(HEADS, 5, WIDTH)
-    arena, index = cache.joint(0, HEADS, WIDTH)
-    arena[index].index_copy_(1, slots(row, 0, 5), torch.cat([keys, values]))
+    arenas, index = cache.joint(0, HEADS, WIDTH)
+    assert arenas.both is not None
+    arenas.both[index].index_copy_(1, slots(row, 0, 5), torch.cat([keys, values]))
     assert all(torch.equal(*pair) for pair in zip(cache.view(0, row), (keys, values), strict=True))
 
 

@@ -150,3 +150,21 @@ def test_torch_s_kernel_and_ours_have_the_same_weights(rows: int) -> None:
     x = torch.randn(rows, 64)
     ours, other = Int4Tiles.of(plain, None)(x), Int4Linear.of(plain, None)(x)
     assert float((ours - other).norm() / other.norm()) < 0.012
+
+
+@pytest.mark.parametrize("dtype", NEAR, ids=str)
+def test_gated_rows_are_the_silu_of_one_half_times_the_other(multiply: Kernel, dtype: torch.dtype) -> None:
+    tiles, plain = weight((80, 96))
+    gate, up = (
+        (torch.randn(4, 96) * torch.tensor([[1e-3], [1.0], [1e2], [0.0]])).to(dtype),
+        torch.randn(4, 96).to(dtype),
+    )
+    y = multiply(torch.cat([gate, up], dim=1), tiles, gated=True).double()
+    acted = torch.nn.functional.silu(gate.float()) * up.float()
+    expected = in_8_bits(acted).nan_to_num() @ plain.t()
+    distances = (y - expected).norm(dim=1) / expected.norm(dim=1).clamp_min(1e-9)
+    assert float(distances.max()) < NEAR[dtype] + 1e-3  # a value between two levels may fall to the other one
+    assert not y[3].any()
+    wrong = torch.ones(1, 192)
+    wrong[0, 100] = torch.nan
+    assert bool(multiply(wrong, tiles, gated=True).isnan().all())
