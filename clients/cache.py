@@ -5,6 +5,7 @@ import weakref
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, Protocol, Self, TypeVar
 
 import torch
@@ -89,6 +90,7 @@ class SwarmCache(Cache):
         self._abandon: weakref.finalize[..., SwarmCache] | None = None
         self._lock = threading.Lock()
         self._running: Future[Any] | None = None
+        self._begun: _Begun | None = None
         self._interrupted = False
         self._closed = False
 
@@ -182,7 +184,7 @@ class SwarmCache(Cache):
         as `next_columns` gives it. Returns the last `keep` columns [rows, keep, hidden], padding as zeros.
         """
         batch, columns, width = hidden.shape
-        parts = self._rows.parts(hidden.cpu(), None if tokens is None else tokens.cpu(), mask, keep)
+        parts = self._parts(hidden, tokens, mask, keep)
         self._check_length(parts)
         ids, outputs = self._run(parts) if parts else ([], hidden[0, :0])
         self._rows.advance(parts, ids, mask, batch, columns)
@@ -193,6 +195,21 @@ class SwarmCache(Cache):
             for user in part.users:
                 result[user, slice(None) if mask is None else mask[user, columns - keep :]] = piece
         return result.to(hidden.device)
+
+    def begin(self, hidden: Tensor, tokens: Tensor) -> None:
+        """Begin the step that `advance` will probably be asked for next: one more column, as `hidden` [rows, 1, hidden]
+        and the `tokens` [rows, 1] that it came from. If it is asked for another one instead, nothing has happened."""
+        session, parts = self._session, self._parts(hidden, tokens, None, 1)
+        if session is None or self._begun is not None:
+            return
+        if {part.row.id: part.row.at for part in parts} != session.positions:
+            return  # rows have to be copied or cut first
+        if self._max_positions is not None and max(part.row.at for part in parts) >= self._max_positions:
+            return
+        with self._lock:
+            if not (self._closed or self._interrupted):
+                self._running = self._connection.submit(_send(session, parts))
+                self._begun = _Begun(parts, self._running)
 
     # --- ending ---
 
@@ -237,6 +254,9 @@ class SwarmCache(Cache):
         if self._running is not None:
             self._running.cancel()
 
+    def _parts(self, hidden: Tensor, tokens: Tensor | None, mask: Tensor | None, keep: int) -> list[Part]:
+        return self._rows.parts(hidden.cpu(), None if tokens is None else tokens.cpu(), mask, keep)
+
     def _check_length(self, parts: Sequence[Part]) -> None:
         longest = max((part.row.at + len(part) for part in parts), default=0)
         if self._max_positions is not None and longest > self._max_positions:
@@ -247,12 +267,16 @@ class SwarmCache(Cache):
 
     def _run(self, parts: Sequence[Part]) -> tuple[list[RowId], Tensor]:
         """The session's row of each part, and the outputs [sum want, hidden]."""
+        begun, self._begun = self._begun, None
+        if begun is not None and not begun.is_of(parts):
+            begun.running.cancel()
+            begun = None
         with self._lock:
             if self._closed:
                 raise UsageError("this cache is closed, and what peers held for it is gone: make another one")
             if self._interrupted:
                 raise CancelledError
-            running: Future[tuple[list[RowId], Tensor]] = self._connection.submit(self._step(parts))
+            running = begun.running if begun is not None else self._connection.submit(self._step(parts))
             self._running = running
         try:
             return running.result()
@@ -271,11 +295,7 @@ class SwarmCache(Cache):
     async def _step(self, parts: Sequence[Part]) -> tuple[list[RowId], Tensor]:
         """What `_run` gives; on the connection's loop."""
         session = self._session or await self._open()
-        parts = await self._settle(session, parts)
-        ids = [session.new_row() if part.row.id is None else part.row.id for part in parts]
-        chunks = [RowChunk(row, len(part), part.want, part.tokens) for row, part in zip(ids, parts, strict=True)]
-        hidden = parts[0].hidden if len(parts) == 1 else torch.cat([part.hidden for part in parts])
-        return ids, await session.step(chunks, hidden)
+        return await _send(session, await self._settle(session, parts))
 
     async def _open(self) -> SessionLike:
         session = await self._connection.session(
@@ -297,6 +317,33 @@ class SwarmCache(Cache):
         if len(needed) == len(here) and {row.id: row.at for row in needed} == here:
             return parts
         return self._rows.moved(parts, await session.fork([(row.id, row.at) for row in needed if row.id is not None]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A step of `parts` that is under way before it was asked for."""
+
+    parts: Sequence[Part]
+    running: "Future[tuple[list[RowId], Tensor]]"
+
+    def is_of(self, parts: Sequence[Part]) -> bool:
+        return len(parts) == len(self.parts) and all(map(_same, parts, self.parts))
+
+
+def _same(one: Part, other: Part) -> bool:
+    if (one.row, one.want, one.users) != (other.row, other.want, other.users):
+        return False
+    if one.tokens is None or other.tokens is None or not torch.equal(one.tokens, other.tokens):
+        return False
+    return torch.equal(one.hidden, other.hidden)
+
+
+async def _send(session: SessionLike, parts: Sequence[Part]) -> tuple[list[RowId], Tensor]:
+    """The session's row of each part, and the outputs [sum want, hidden]."""
+    ids = [session.new_row() if part.row.id is None else part.row.id for part in parts]
+    chunks = [RowChunk(row, len(part), part.want, part.tokens) for row, part in zip(ids, parts, strict=True)]
+    hidden = parts[0].hidden if len(parts) == 1 else torch.cat([part.hidden for part in parts])
+    return ids, await session.step(chunks, hidden)
 
 
 def _keys(adapters: Mapping[int, PackedAdapter]) -> dict[int, AdapterKey]:

@@ -28,6 +28,7 @@ from transformers import (
 from transformers.generation.streamers import BaseStreamer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from clients.ahead import DecodingAhead
 from clients.assisted import AssistedDecoding
 from clients.blocks import Peek, Remote, adopt_blocks, blocks_of
 from clients.cache import Opener, SwarmCache
@@ -55,7 +56,7 @@ if TYPE_CHECKING:  # heavy: it brings the network
 __all__ = ["SwarmModelForCausalLM"]
 
 
-class SwarmModelForCausalLM(HostedAdapters, AssistedDecoding, PreTrainedModel, GenerationMixin):  # type: ignore[misc,no-untyped-call]
+class SwarmModelForCausalLM(HostedAdapters, AssistedDecoding, DecodingAhead, PreTrainedModel, GenerationMixin):  # type: ignore[misc,no-untyped-call]
     """Made by `from_pretrained`; a context manager. Any number of threads may use one model at once."""
 
     _blocks_path: ClassVar[str]  # of the list of blocks, as in "model.layers"; classes by `clients.loading` have it
@@ -449,10 +450,12 @@ class SwarmModelForCausalLM(HostedAdapters, AssistedDecoding, PreTrainedModel, G
                 raise UsageError(f"{name} is not possible: that stays with the peers which compute the blocks")
 
     def _check_family(self) -> None:
-        """Raises ModelError when the library's code for this model does not fit a swarm."""
-        hidden = self.embed(torch.zeros(2, dtype=torch.int64), 0)
+        """Learn what the library's code gives to the blocks. Raises ModelError when it does not fit a swarm."""
+        tokens = torch.arange(2)
+        hidden = self.embed(tokens, 0)
         if hidden.shape != (2, self.config.hidden_size):
             raise ModelError(f"{type(self).__name__} hands its blocks {list(hidden.shape)}; it can't be run in a swarm")
+        self.embeds_plainly = torch.equal(hidden, self.get_input_embeddings()(tokens.to(self.device)).to("cpu"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,8 @@ class Sums:
         self.forks = 0
         self.closed = False
         self.fails = False
+        self.free = asyncio.Event()
+        self.free.set()
         self._next = 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -56,6 +58,7 @@ class Sums:
             has += hidden[offset : offset + chunk.n, 0].tolist()
             offset += chunk.n
             outputs.append(torch.tensor(has).cumsum(0)[len(has) - chunk.want :, None])
+        await self.free.wait()
         if self.fails:
             raise UsageError("this session fails")
         self.steps.append(list(rows))
@@ -95,6 +98,11 @@ def advance(cache: SwarmCache, tokens: list[list[int]], *, keep: int | None = No
     return cache.advance(ids[..., None].float(), ids, mask, ids.shape[1] if keep is None else keep)[..., 0].tolist()
 
 
+def begin(cache: SwarmCache, tokens: list[int]) -> None:
+    ids = torch.tensor(tokens)[:, None]
+    cache.begin(ids[..., None].float(), ids)
+
+
 class Lists:
     """The same with lists: each row's columns, padding as 0."""
 
@@ -109,12 +117,14 @@ class Lists:
 
 @st.composite
 def stories(draw: st.DrawFn) -> list[tuple[str, Any]]:
-    """Steps with padding anywhere, copies, cuts, in any order."""
+    """Steps with padding anywhere, some begun before they are asked for, copies and cuts, in any order."""
     batch, columns = draw(st.integers(1, 4)), 0
     story: list[tuple[str, Any]] = []
     for _ in range(draw(st.integers(1, 8))):
-        kind = draw(st.sampled_from(["step", "step", "select", "crop", "repeat"])) if columns else "step"
-        if kind == "step":
+        kind = draw(st.sampled_from(["step", "step", "begin", "select", "crop", "repeat"])) if columns else "step"
+        if kind == "begin":
+            story.append((kind, draw(st.lists(st.integers(1, 2), min_size=batch, max_size=batch))))
+        elif kind == "step":
             n = draw(st.integers(1, 4))
             row = st.lists(st.integers(0, 2), min_size=n, max_size=n)
             story.append((kind, (draw(st.lists(row, min_size=batch, max_size=batch)), draw(st.integers(1, n)))))
@@ -145,6 +155,8 @@ def test_a_cache_agrees_with_lists(story: list[tuple[str, Any]]) -> None:
                 if any(map(any, tokens)):  # a step of padding alone sends nothing
                     real = {tuple(t for t in has if t) for has in lists.rows} - {()}
                     assert {tuple(map(int, has)) for has in session.rows.values()} == real
+            elif kind == "begin":
+                begin(cache, value)
             elif kind == "select":
                 cache.batch_select_indices(torch.tensor(value))
                 lists.rows = [lists.rows[index] for index in value]
@@ -178,6 +190,51 @@ def test_rows_that_stay_are_not_forked(session: Sums) -> None:
         assert session.forks == 0
         cache.reorder_cache(torch.tensor([1, 0]))
         assert advance(cache, [[1], [2]]) == [[18], [14]]
+
+
+def test_a_step_that_was_begun_is_not_computed_again(session: Sums) -> None:
+    with cache_over(session) as cache:
+        begin(cache, [7])  # there is no session yet
+        advance(cache, [[5], [6]])
+        begin(cache, [7, 8])
+        begin(cache, [9, 9])  # one is enough
+        assert advance(cache, [[7], [8]]) == [[12], [14]]
+        assert len(session.steps) == 2
+        assert session.forks == 0
+        begin(cache, [1, 2])
+        assert advance(cache, [[1], [3]]) == [[13], [17]]
+        assert {tuple(map(int, has)) for has in session.rows.values()} == {(5, 7, 1), (6, 8, 3)}
+
+
+def test_nothing_is_begun_beyond_the_longest_row(session: Sums) -> None:
+    with cache_over(session) as cache:
+        advance(cache, [[1] * 1000])
+        begin(cache, [1])
+        assert cache._begun is None
+
+
+def test_a_step_that_was_begun_and_failed_leaves_the_cache_where_it_was(session: Sums) -> None:
+    with cache_over(session) as cache:
+        advance(cache, [[5, 6]])
+        session.fails = True
+        begin(cache, [7])
+        with pytest.raises(UsageError, match="this session fails"):
+            advance(cache, [[7]])
+        session.fails = False
+        assert advance(cache, [[7]]) == [[18]]
+
+
+def test_a_step_that_was_begun_can_be_interrupted(session: Sums) -> None:
+    with cache_over(session) as cache:
+        advance(cache, [[5]])
+        session.free.clear()
+        with cache.interruptible():
+            begin(cache, [6])
+            cache.interrupt()
+            with pytest.raises(CancelledError):
+                advance(cache, [[6]])
+        session.free.set()
+        assert advance(cache, [[6]]) == [[11]]
 
 
 def test_a_step_that_fails_leaves_the_cache_where_it_was(session: Sums) -> None:
