@@ -14,7 +14,7 @@ from transformers import Cache
 
 from clients.events import Observer
 from clients.history import Embed
-from clients.rows import Part, Rows
+from clients.rows import Part, Row, Rows
 from clients.session import RowChunk
 from clients.speculation import Speculation
 from clients.training.chains import TrainingChains
@@ -202,7 +202,7 @@ class SwarmCache(Cache):
         session, parts = self._session, self._parts(hidden, tokens, None, 1)
         if session is None or self._begun is not None:
             return
-        if {part.row.id: part.row.at for part in parts} != session.positions:
+        if not _agree([part.row for part in parts], session.positions):
             return  # rows have to be copied or cut first
         if self._max_positions is not None and max(part.row.at for part in parts) >= self._max_positions:
             return
@@ -313,8 +313,7 @@ class SwarmCache(Cache):
     async def _settle(self, session: SessionLike, parts: Sequence[Part]) -> Sequence[Part]:
         """Make the session's rows what ours are, no more and no less."""
         needed = self._rows.needed(parts)
-        here = session.positions
-        if len(needed) == len(here) and {row.id: row.at for row in needed} == here:
+        if _agree(needed, session.positions):
             return parts
         return self._rows.moved(parts, await session.fork([(row.id, row.at) for row in needed if row.id is not None]))
 
@@ -336,6 +335,11 @@ def _same(one: Part, other: Part) -> bool:
     if one.tokens is None or other.tokens is None or not torch.equal(one.tokens, other.tokens):
         return False
     return torch.equal(one.hidden, other.hidden)
+
+
+def _agree(rows: Sequence[Row], positions: Mapping[RowId, int]) -> bool:
+    """Whether a session's rows are these, no more and no less."""
+    return len(rows) == len(positions) and {row.id: row.at for row in rows} == positions
 
 
 async def _send(session: SessionLike, parts: Sequence[Part]) -> tuple[list[RowId], Tensor]:
