@@ -128,7 +128,7 @@ class PagedBatch:
         if turn is not None:
             turn.turn(joined.narrow(1, 0, heads.query + heads.kv))
         assert arenas.both is not None
-        if self.tokens == 1:
+        if len(self._parts) == self.tokens == 1:
             self._targets(arenas.both)[index].copy_(both[0])
         else:
             arenas.both[index].index_copy_(1, self.slots, both.transpose(0, 1))
@@ -190,7 +190,7 @@ class PagedBatch:
 
     def _read_gathered(self, query: Tensor, arenas: Arenas, index: int, rule: Rule) -> Tensor:
         """Rows that decode in one call, each padded to the longest; rows of prompts one by one."""
-        which, places, seen = self.once(("padded", rule.window), lambda: self._padded(rule.window))
+        which, places, seen = self.padded(rule.window)
         rows, kv_heads = len(which), arenas.shape.heads
         k, v = (
             tensor[index].index_select(1, places.flatten()).view(kv_heads, rows, places.shape[1], -1).transpose(0, 1)
@@ -210,9 +210,12 @@ class PagedBatch:
                 output.narrow(0, part.begin, part.n).copy_(self._prefill(part, own, arenas, index, rule))
         return output
 
-    def _padded(self, window: int | None) -> tuple[Tensor, Tensor, Tensor]:
+    def padded(self, window: int | None) -> tuple[Tensor, Tensor, Tensor]:
         """Of the rows that decode: their places in the batch `[rows]`, the slots that each sees `[rows, longest]`,
         and which of these are no padding, bool."""
+        return self.once(("padded", window), lambda: self._padded(window))
+
+    def _padded(self, window: int | None) -> tuple[Tensor, Tensor, Tensor]:
         parts = [part for part in self._parts if part.n == 1]
         each = [slots(part.table, part.start(window), part.at + 1) for part in parts]
         lengths = torch.tensor([len(own) for own in each])

@@ -34,6 +34,7 @@ from peers.sending import aside_frame, frames, tokens_per_frame
 from peers.span import BlockSpan, RowSlice
 from peers.stats import EngineStats
 from peers.training.desk import TrainingDesk
+from peers.transfer import to_host
 from peers.work import Passed, Piece, Work, pick
 from swarm.codecs import body_size, decode
 from swarm.errors import Busy as BusyError
@@ -514,7 +515,7 @@ class Engine:
         try:
             hidden = torch.cat([piece.hidden for _, piece in batch])
             rows = [row for each in slices for row in each]
-            outputs = self._span.forward(hidden, rows, self._span.part(hop), _adapted(batch)).to("cpu")
+            outputs = to_host(self._span.forward(hidden, rows, self._span.part(hop), _adapted(batch)))
         except Exception as error:  # whatever torch may raise; the engine outlives it
             if len(batch) > 1:
                 logger.warning("a batch of %d sessions failed and is repeated one by one: %s", len(batch), error)

@@ -25,10 +25,12 @@ from peers.gates import Gates, find_layers
 from peers.kv import KVCache
 from peers.pages import PagePool, PageTable, RowSlice
 from peers.quantized import Packing, load_packed
+from peers.recorded import Recordings, on_gpu
 from peers.rotary import Rotaries, TurningRotary
 from peers.stack import Stack
 from peers.streamed import load_streamed
 from peers.training.deltas import BlockAdapter
+from peers.transfer import to_device
 from peers.trial import Trial
 from peers.window import Window
 from swarm.checkpoint import Checkpoint, load_span
@@ -82,7 +84,7 @@ class BlockSpan:
         self._windows: list[int | None] = [None] * len(blocks)
         self._layers = find_layers(model, len(blocks))
         self._gates = Gates(self._layers, window)
-        self._stacks: dict[tuple[int, int], Stack | None] = {}
+        self._wholes: dict[tuple[int, int], Stack | Recordings | None] = {}
         self._rotary = TurningRotary(model)
         self.cache.resemble(self.probe())
         self._fuse(finish)
@@ -179,10 +181,10 @@ class BlockSpan:
         self._rotary.reset()
         blocks = self._gates.fused(layers)
         if blocks is not None:
-            states = hidden.to(device=self.device, dtype=self.dtype, copy=True, memory_format=torch.contiguous_format)
-            stack = self._stack(layers, blocks)
-            if stack is not None and stack.takes(batch):
-                stack.forward(states, batch)
+            states = to_device(hidden, self.device, self.dtype)
+            whole = self._whole(layers, blocks)
+            if whole is not None and whole.takes(batch):
+                whole.forward(states, batch)
                 return states
             for batch.layer, block in enumerate(blocks, layers.start):
                 if self.window is None:
@@ -196,12 +198,17 @@ class BlockSpan:
             self.model(inputs_embeds=states, position_ids=batch.positions[None], use_cache=False)
             return self._gates.output[0]
 
-    def _stack(self, layers: slice, blocks: Sequence[FusedBlock]) -> Stack | None:
-        """These blocks in one call, where they can be."""
+    def _whole(self, layers: slice, blocks: Sequence[FusedBlock]) -> Stack | Recordings | None:
+        """These blocks as one for rows that decode, where they can be."""
         key = (layers.start, layers.stop)
-        if key not in self._stacks:
-            self._stacks[key] = None if self.window else Stack.of(blocks, self.cache, layers.start)
-        return self._stacks[key]
+        if key not in self._wholes:
+            if self.window is not None:
+                self._wholes[key] = None
+            elif self.device.type == "cuda":
+                self._wholes[key] = Recordings.of(blocks, self.cache, layers.start, on_gpu(self.device))
+            else:
+                self._wholes[key] = Stack.of(blocks, self.cache, layers.start)
+        return self._wholes[key]
 
     @torch.inference_mode()
     def probe(self) -> KVCache:

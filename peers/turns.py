@@ -100,7 +100,8 @@ class Turning:
         self.width = source.width
         self.in_pairs = source.kind is Pairs
         self._source = source
-        self._table: Turn | None = None
+        self.fixed = source.fixed
+        self._tables: list[Turn] = []  # recorded steps (`peers.recorded`) go on with shorter ones
         self._length = 0
         rule = heads.rule
         self._scales: Tensor | None = None
@@ -122,10 +123,10 @@ class Turning:
     def _find(self, batch: PagedBatch) -> Turn:
         if not self._source.fixed:
             return self._scaled(self._make(batch.positions))
-        if self._table is None or batch.longest > self._length:
+        if batch.longest > self._length:
             self._length = max(FIRST_TABLE, 1 << (batch.longest - 1).bit_length())
-            self._table = self._make(torch.arange(self._length, device=self._source.device))
-        return self._scaled(self._table.take(batch.positions))
+            self._tables.append(self._make(torch.arange(self._length, device=self._source.device)))
+        return self._scaled(self._tables[-1].take(batch.positions))
 
     def _make(self, positions: Tensor) -> Turn:
         cos, sin = self._source.compute(positions[None])
