@@ -19,7 +19,8 @@ from peers.kv import Arenas, KVCache, runs, slots
 from peers.pages import PageTable, RowSlice
 from peers.scores import Piece, Rule, decode, spelled_out
 
-if TYPE_CHECKING:  # it needs this
+if TYPE_CHECKING:  # they need this
+    from peers.fused import Norm
     from peers.turns import Turn
 
 __all__ = ["Heads", "PagedBatch"]
@@ -116,17 +117,21 @@ class PagedBatch:
         self.cache.write(self.layer, self.slots, key[0], value[0])
         return self._read(query[0].transpose(0, 1), rule)[None]
 
-    def attend_joined(self, joined: Tensor, heads: Heads, turn: "Turn | None") -> Tensor:
-        """`joined` `[T, heads of queries, of keys and of values, width]`, of which queries and keys are turned here, in
-        place → `[T, heads of queries * width]`."""
+    def attend_joined(self, joined: Tensor, heads: Heads, norm: "Norm | None", turn: "Turn | None") -> Tensor:
+        """`joined` `[T, heads of queries, of keys and of values, width]` → `[T, heads of queries * width]`. Queries and
+        keys are normed and turned here, in place."""
         query, both = joined.split_with_sizes((heads.query, 2 * heads.kv), 1)
         arenas, index = self.cache.joint(self.layer, heads.kv, heads.width)
         kernel, pairs = self._kernel(query, arenas, heads.rule), None if turn is None else turn.pairs
         if kernel is not None and pairs is not None and kernel.turns(pairs):
-            kernel.store(joined, pairs, arenas.keys[index], arenas.values[index], self.slots)
+            factors = None if norm is None else norm.with_eps
+            kernel.store(joined, pairs, arenas.keys[index], arenas.values[index], self.slots, factors)
             return self._read(query, heads.rule).view(self.tokens, -1)
+        turned = joined.narrow(1, 0, heads.query + heads.kv)
+        if norm is not None:
+            turned.copy_(norm.forward(turned))
         if turn is not None:
-            turn.turn(joined.narrow(1, 0, heads.query + heads.kv))
+            turn.turn(turned)
         assert arenas.both is not None
         if len(self._parts) == self.tokens == 1:
             self._targets(arenas.both)[index].copy_(both[0])

@@ -1,10 +1,13 @@
 """LLVM code of attention for rows that decode: one new token each, in fp32, over keys and values where they lie.
 
-    store(joined, turns, keys, values, slots, tokens, queries, kv, turned, token turns, head turns, kv head, threads)
+    store(joined, norm, turns, keys, values, slots, tokens, queries, kv, turned, token turns, head turns, kv head,
+          threads)
 
-takes in new tokens, of any rows: their queries and keys are turned, queries in place, and keys and values are put into
-their slots. `joined` `[tokens, queries + 2 kv, width]`; pairs of neighbours of the first `turned` values of a head turn
-by complex numbers, of which `token turns` and `head turns` are the bytes from one token and head to the next.
+takes in new tokens, of any rows: their queries and keys are normed and turned, queries in place, and keys and values
+are put into their slots. `joined` `[tokens, queries + 2 kv, width]`. `norm` is 0, or fp32 `[queries + kv, width]` and
+one value more: heads are divided by the root of their mean square plus the last value, and multiplied with the others.
+Pairs of neighbours of the first `turned` values of a head turn by complex numbers, of which `token turns` and
+`head turns` are the bytes from one token and head to the next.
 
     attend(query, keys, values, out, runs, starts, scratch, rows, kv, query row, kv head, longest, scaling, threads)
 
@@ -44,7 +47,7 @@ __all__ = ["ATTEND", "PAD", "STORE", "at_once", "module"]
 
 SUMS = 16  # vectors of sums that are kept at once, so that they stay in registers
 PAD = LANES  # scores of one query are followed by room for a vector
-STORE = dict.fromkeys(("joined", "turns", "keys", "values", "slots"), POINTER)
+STORE = dict.fromkeys(("joined", "norm", "turns", "keys", "values", "slots"), POINTER)
 STORE |= dict.fromkeys(("tokens", "queries", "kv", "turned", "token_turns", "head_turns", "kv_head"), I64)
 ATTEND = dict.fromkeys(("query", "keys", "values", "out", "runs", "starts", "scratch"), POINTER)
 ATTEND |= dict.fromkeys(("rows", "kv", "query_row", "kv_head", "longest"), I64) | {"scaling": FLOAT}
@@ -77,7 +80,10 @@ def module(width: int, group: int) -> str:
 def _store(code: Code, own: SimpleNamespace, which: Value, of: Value, width: int) -> None:
     """One thread's tokens."""
     head_bytes = i64(4 * width)
-    heads = code.add(own.queries, code.mul(own.kv, i64(2)))
+    normed = code.add(own.queries, own.kv)
+    heads = code.add(normed, own.kv)
+    without_norm = code.is_null(own.norm)
+    least = code.offset(own.norm, code.mul(normed, head_bytes))
     begin, end = begin_and_end(code, own.tokens, which, of)
     with code.loop(begin, end) as (token, _):
         row = code.offset(own.joined, code.mul(token, code.mul(heads, head_bytes)))
@@ -86,6 +92,8 @@ def _store(code: Code, own: SimpleNamespace, which: Value, of: Value, width: int
 
         def turn(head: Value, into: Value | None) -> None:
             source = code.offset(row, code.mul(head, head_bytes))
+            with code.if_then(code.not_(without_norm)):
+                _norm(code, source, code.offset(own.norm, code.mul(head, head_bytes)), least, width)
             _turn(code, source, into or source, code.offset(turns, code.mul(head, own.head_turns)), own.turned, width)
 
         with code.loop(i64(0), own.queries) as (query, _):
@@ -96,6 +104,21 @@ def _store(code: Code, own: SimpleNamespace, which: Value, of: Value, width: int
             turn(key, code.offset(own.keys, place))
             value = code.offset(row, code.mul(code.add(key, own.kv), head_bytes))
             _copy(code, value, code.offset(own.values, place), i64(0), width)
+
+
+def _norm(code: Code, head: Value, factors: Value, least: Value, width: int) -> None:
+    """In place."""
+    places = [i64(4 * start) for start in range(0, width, LANES)]
+    values = [code.at(head, place, FLOATS) for place in places]
+    squares = code.fmul(values[0], values[0])
+    for value in values[1:]:
+        squares = code.multiply_add(value, value, squares)
+    mean = code.fmul(code.total(squares), constant(FLOAT, 1 / width))
+    root = code.intrinsic("llvm.sqrt.f32", FLOAT, code.fadd(mean, code.at(least, i64(0), FLOAT)))
+    scale = code.splat(code.fdiv(constant(FLOAT, 1.0), root))
+    for place, value in zip(places, values, strict=True):
+        factor = code.at(factors, place, FLOATS)
+        code.store(code.fmul(code.fmul(value, scale), factor), code.offset(head, place), align=4)
 
 
 def _turn(code: Code, source: Value, into: Value, turns: Value, turned: Value, width: int) -> None:

@@ -55,21 +55,31 @@ class DecodeKernel:
         self.compiled = Compiled(module(width, group))
         kinds = (*[ctypes.c_int64] * 12, ctypes.c_float, ctypes.c_int32)
         self._attend = self.compiled.function("attend", *kinds)
-        self._store = self.compiled.function("store", *[ctypes.c_int64] * 12, ctypes.c_int32)
+        self._store = self.compiled.function("store", *[ctypes.c_int64] * 13, ctypes.c_int32)
         self._at_once, self._pad = at_once(width, group), PAD
 
     def turns(self, pairs: Tensor) -> bool:
         """Whether it can turn so many pairs of a head."""
         return 2 * pairs.shape[2] % LANES == 0
 
-    def store(self, joined: Tensor, pairs: Tensor, keys: Tensor, values: Tensor, slots: Tensor) -> None:
-        """Turns queries and keys, queries in place, and puts keys and values of one layer into their slots.
+    def store(
+        self,
+        joined: Tensor,
+        pairs: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        slots: Tensor,
+        norm: Tensor | None = None,
+    ) -> None:
+        """Norms and turns queries and keys, queries in place, and puts keys and values of one layer into their slots.
 
         `joined` fp32 `[T, heads of queries, of keys and of values, width]`, `pairs` complex `[T, 1 or heads of queries
-        and of keys, pairs]`, `slots` `[T]`, all contiguous; `keys` and `values` as for a call."""
+        and of keys, pairs]`, `slots` `[T]`, all contiguous; `keys` and `values` as for a call. `norm`: fp32, for each
+        head of queries and of keys its factors `[width]`, and then what is added to the mean square."""
         tokens, heads, _ = joined.shape
         self._store(
             joined.data_ptr(),
+            0 if norm is None else norm.data_ptr(),
             pairs.data_ptr(),
             keys.data_ptr(),
             values.data_ptr(),

@@ -50,12 +50,12 @@ class Norm(nn.Module):
         self.width, self.eps = weight.shape[-1], eps
         self.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
         self._fp32 = weight.dtype == torch.float32
-        factors = self.weight * self.width**0.5 if self._fp32 else self.weight.clone()
+        each = self.weight.detach()
         if repeats is not None:
-            factors = factors.repeat_interleave(torch.tensor(repeats, device=weight.device), dim=0)
-        self._factors = factors
-        self._least = factors.new_tensor((eps * self.width) ** 0.5)
-        self.with_eps = torch.cat([self.weight.detach().float().flatten(), factors.new_tensor([eps]).float()])
+            each = each.repeat_interleave(torch.tensor(repeats, device=weight.device), dim=0)
+        self._factors = each * self.width**0.5 if self._fp32 else each.clone()
+        self._least = each.new_tensor((eps * self.width) ** 0.5)
+        self.with_eps = torch.cat([each.float().flatten(), each.new_tensor([eps]).float()])
 
     def forward(self, x: Tensor) -> Tensor:
         if self._fp32:
@@ -97,17 +97,12 @@ class Attention(nn.Module):
         self.turning = turning
         self.heads = heads if turning is None else turning.remaining(heads)
         self._shape = (-1, heads.query + 2 * heads.kv, heads.width)
-        self._turned = heads.query + heads.kv
 
     def forward(self, states: Tensor, before: Norm, batch: PagedBatch) -> None:
         parts: Any = self._modules
         joined = _enter(before, parts["joined"], states).view(self._shape)
-        norm = parts.get("norm")
-        if norm is not None:
-            turned = joined.narrow(1, 0, self._turned)
-            turned.copy_(norm.forward(turned))
         turn = None if self.turning is None else self.turning.of(batch)
-        _leave(parts["out"], batch.attend_joined(joined, self.heads, turn), states)
+        _leave(parts["out"], batch.attend_joined(joined, self.heads, parts.get("norm"), turn), states)
 
 
 class Mlp(nn.Module):

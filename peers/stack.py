@@ -18,7 +18,7 @@ from torch.nn.functional import silu
 from peers.batch import PagedBatch
 from peers.decode_kernel import DecodeKernel, decode_kernel, threads_to_store, turn_strides
 from peers.fused import FusedBlock, Mlp
-from peers.kv import KVCache
+from peers.kv import Arenas, KVCache
 from peers.turns import Turning
 from swarm.jit.compiler import LANES, Compiled
 from swarm.packed.kernel import kernel, threads_for
@@ -26,13 +26,17 @@ from swarm.packed.layout import FACTORS_BYTES
 from swarm.packed.levels import GROUP
 from swarm.packed.tiles import Int4Tiles
 
-__all__ = ["ARGUMENTS", "THREADS", "Shape", "Stack"]
+__all__ = ["ARGUMENTS", "LINE", "THREADS", "Shape", "Stack"]
 
 _log = logging.getLogger(__name__)
 
 ARGUMENTS = (  # addresses, of which `blocks` is that of a line for each block, and then numbers
     *("blocks", "states", "joined", "attended", "wide", "rounded", "scores", "pairs", "slots", "runs", "starts"),
     *("count", "rows", "token_turns", "head_turns", "kv_head", "longest"),
+)
+LINE = (  # addresses of a block's parts, 0 for what it has not
+    *("norm", "joined", "joined_bias", "head_norm", "out", "out_bias"),
+    *("second_norm", "wide", "wide_bias", "down", "down_bias", "keys", "values"),
 )
 THREADS = ("rounding", "joining", "leaving", "widening", "narrowing", "storing", "attending")  # for so many threads
 
@@ -75,16 +79,10 @@ class Stack:
     def __init__(self, blocks: Sequence[FusedBlock], cache: KVCache, first: int, kind: _Kind, run: "_Run") -> None:
         self._kind, self._run = kind, run
         self._linears = [linear for block in blocks for linear in _linears(block)]
-        self._norms = [norm.with_eps for block in blocks for norm in (block.norm, block.mlp_norm)]
         self._arenas = cache.place(first)[0]
-        lines = []
-        for layer, block in enumerate(blocks, first):
-            joined, out, wide, down = (linear.tiles.data_ptr() for linear in _linears(block))
-            norms = [norm.with_eps.data_ptr() for norm in (block.norm, block.mlp_norm)]
-            arenas, index = cache.place(layer)
-            own = (arenas.keys[index].data_ptr(), arenas.values[index].data_ptr())
-            lines.append((norms[0], joined, out, norms[1], wide, down, *own))
-        self._lines = torch.tensor(lines, dtype=torch.int64)
+        self._parts = [_parts(block, *cache.place(layer)) for layer, block in enumerate(blocks, first)]  # kept alive
+        addresses = [[0 if part is None else part.data_ptr() for part in parts] for parts in self._parts]
+        self._lines = torch.tensor(addresses, dtype=torch.int64)
         self._room: tuple[Tensor, ...] = ()
 
     def takes(self, batch: PagedBatch) -> bool:
@@ -146,11 +144,11 @@ def _compiled(shape: Shape) -> _Run | None:
 def _kind(block: FusedBlock) -> _Kind | None:
     attention, mlp = block.attention, block.mlp
     heads, turning = attention.heads, attention.turning
-    if not isinstance(mlp, Mlp) or mlp.act is not silu or attention.norm is not None or not heads.rule.plain:
+    if not isinstance(mlp, Mlp) or mlp.act is not silu or not heads.rule.plain:
         return None
     if turning is None or not turning.in_pairs or turning.width % LANES:
         return None
-    if not all(isinstance(own, Int4Tiles) and own.bias is None for own in _linears(block)):
+    if not all(isinstance(own, Int4Tiles) for own in _linears(block)):
         return None
     inner = _linears(block)[3].in_features
     shape = Shape(block.norm.width, heads.query, heads.kv, heads.width, turning.width, inner, heads.rule.scaling)
@@ -159,6 +157,17 @@ def _kind(block: FusedBlock) -> _Kind | None:
 
 def _linears(block: FusedBlock) -> tuple[Any, Any, Any, Any]:
     return block.attention.joined, block.attention.out, block.mlp.joined, block.mlp.down
+
+
+def _parts(block: FusedBlock, arenas: Arenas, index: int) -> list[Tensor | None]:
+    """In the order of LINE."""
+    joined, out, wide, down = _linears(block)
+    head_norm = block.attention.norm
+    return [
+        *(block.norm.with_eps, joined.tiles, joined.bias, None if head_norm is None else head_norm.with_eps),
+        *(out.tiles, out.bias, block.mlp_norm.with_eps, wide.tiles, wide.bias, down.tiles, down.bias),
+        *(arenas.keys[index], arenas.values[index]),
+    ]
 
 
 def _room(shape: Shape, rows: int) -> tuple[Tensor, ...]:

@@ -1,6 +1,6 @@
 """What writing LLVM code takes: its types, and a builder with vectors, loops and intrinsics."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -91,6 +91,23 @@ class Code(ir.IRBuilder):  # type: ignore[misc]
 
     def least(self, one: Value, other: Value) -> Value:
         return self.select(self.icmp_signed("<", one, other), one, other)
+
+    def is_null(self, pointer: Value) -> Value:
+        return self.icmp_unsigned("==", self.ptrtoint(pointer, I64), i64(0))
+
+    def unless(self, condition: Value, otherwise: Sequence[Value], make: Callable[[], Sequence[Value]]) -> list[Value]:
+        """What `make` gives where the condition is not met."""
+        before = self.block
+        with self.if_then(self.not_(condition)):
+            made = make()
+            end = self.block
+        found = []
+        for here, there in zip(made, otherwise, strict=True):
+            either = self.phi(here.type)
+            either.add_incoming(here, end)
+            either.add_incoming(there, before)
+            found.append(either)
+        return found
 
     def splat(self, scalar: Value) -> Value:
         nothing = ir.Constant(ir.VectorType(scalar.type, LANES), ir.Undefined)

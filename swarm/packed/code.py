@@ -7,12 +7,12 @@ to the last bit, on the rows and the number of threads that it is computed with.
 
 What comes out is the text of a module with one public function,
 
-    product(x, tiles, out, scratch, norm, rows, groups, tiles in all, whether bf16, whether to add to out,
+    product(x, tiles, out, scratch, norm, bias, rows, groups, tiles in all, whether bf16, whether to add to out,
             whether gated, threads for rows, threads for tiles)
 
 as `swarm.jit.threads` has them. `norm` is 0, or fp32 `[in + 1]`: rows are divided by the root of their mean square plus
-the last value, and multiplied with the others. Gated rows are twice as long: the silu of their first half times the
-second is what is multiplied.
+the last value, and multiplied with the others. `bias` is 0, or fp32 `[out]`. Gated rows are twice as long: the silu of
+their first half times the second is what is multiplied.
 """
 
 from collections.abc import Sequence
@@ -58,7 +58,7 @@ NARROW_BLOCKS = {1: 2, 2: 1}  # in 16 registers of half the width
 UNIT = 4  # tiles that one thread takes at least
 
 FACTORS = (FLOAT, FLOAT, I32)  # scale, sum, and that of the levels alone times -MIDDLE
-KINDS = dict.fromkeys(("x", "tiles", "out", "scratch", "norm"), POINTER)
+KINDS = dict.fromkeys(("x", "tiles", "out", "scratch", "norm", "bias"), POINTER)
 KINDS |= dict.fromkeys(("rows", "groups", "count"), I64)  # count: of tiles
 KINDS |= dict.fromkeys(("bf16", "add", "gated"), BIT)
 PLAIN, NORMED, GATED = WAYS = ("quantize", "quantize_normed", "quantize_gated")
@@ -77,7 +77,7 @@ def module(instructions: str) -> str:
         with code.if_else(own.gated) as (within_gates, otherwise):
             with within_gates:
                 code.call(gated, given)
-            with otherwise, code.if_else(code.icmp_unsigned("==", code.ptrtoint(own.norm, I64), i64(0))) as ways:
+            with otherwise, code.if_else(code.is_null(own.norm)) as ways:
                 for way, quantize in zip(ways, (plain, normed), strict=True):
                     with way:
                         code.call(quantize, given)
@@ -201,6 +201,7 @@ def _multiply(
     factors = _factors(code, own)
     outputs, inputs = code.mul(own.count, i64(LANES)), code.mul(own.groups, i64(GROUP))
     size = code.select(own.bf16, i64(2), i64(4))
+    without_bias = code.is_null(own.bias)
 
     def call(row: Value, rows: int, tile: Value, tiles: int) -> None:
         here = code.add(code.mul(row, outputs), code.mul(tile, i64(LANES)))
@@ -209,6 +210,7 @@ def _multiply(
             code.offset(own.scratch, code.mul(row, inputs)),
             code.offset(factors, code.mul(row, code.mul(own.groups, i64(FACTORS_BYTES)))),
             code.offset(own.out, code.mul(here, size)),
+            code.select(without_bias, own.bias, code.offset(own.bias, code.mul(tile, i64(4 * LANES)))),
         )
         code.call(kernels[rows, tiles], [*places, own.groups, outputs, own.bf16, own.add])
 
@@ -234,11 +236,11 @@ def _multiply(
 
 
 def _kernel(whole: Value, instructions: str, rows: int, tiles: int) -> Value:
-    """`(tiles, levels of activations, their factors, out, groups, outputs, whether bf16, whether to add)`: so many rows
-    and tiles, from these addresses on."""
-    kinds = [POINTER] * 4 + [I64, I64, BIT, BIT]
+    """`(tiles, levels of activations, their factors, out, bias, groups, outputs, whether bf16, whether to add)`: for so
+    many rows and tiles, from these addresses on."""
+    kinds = [POINTER] * 5 + [I64, I64, BIT, BIT]
     made = function(whole, f"rows_{rows}_tiles_{tiles}", VOID, kinds, internal=True)
-    weights, levels, factors, out, groups, outputs, bf16, add = made.args
+    weights, levels, factors, out, bias, groups, outputs, bf16, add = made.args
     code = Code(made.append_basic_block())
     cells = [(row, tile) for row in range(rows) for tile in range(tiles)]
     tile_bytes = code.mul(groups, i64(GROUP_BYTES))
@@ -265,6 +267,10 @@ def _kernel(whole: Value, instructions: str, rows: int, tiles: int) -> Value:
             based = code.multiply_add(zeros[tile], total, sums.now[index])
             whole_sum = code.sitofp(totals[row, tile], FLOATS)
             sums.then[index] = code.multiply_add(whole_sum, code.fmul(scales[tile], scale), based)
+    zero = all_lanes(FLOATS, 0.0)
+    biases = code.unless(
+        code.is_null(bias), [zero] * tiles, lambda: [code.at(bias, i64(LINE * tile), FLOATS) for tile in range(tiles)]
+    )
     with code.if_else(bf16) as (short, long):
         for way, kind, size in ((short, SHORTS, 2), (long, FLOATS, 4)):
             with way:
@@ -273,8 +279,8 @@ def _kernel(whole: Value, instructions: str, rows: int, tiles: int) -> Value:
                         out, code.mul(code.add(code.mul(outputs, i64(row)), i64(LANES * tile)), i64(size))
                     )
                     old = code.at(place, i64(0), kind)
-                    known = code.select(add, _wide(code, old) if size == 2 else old, all_lanes(FLOATS, 0.0))
-                    value = code.fadd(known, total)
+                    known = code.select(add, _wide(code, old) if size == 2 else old, zero)
+                    value = code.fadd(code.fadd(known, total), biases[tile])
                     code.store(_short(code, value) if size == 2 else value, place, align=size)
     code.ret_void()
     return made

@@ -44,7 +44,7 @@ class Kernel:
         from swarm.packed.code import module
 
         self.compiled = Compiled(module(instructions))
-        self._run = self.compiled.function("product", *[ctypes.c_int64] * 11, *[ctypes.c_int32] * 2)
+        self._run = self.compiled.function("product", *[ctypes.c_int64] * 12, *[ctypes.c_int32] * 2)
 
     def __call__(
         self,
@@ -53,6 +53,7 @@ class Kernel:
         norm: Tensor | None = None,
         into: Tensor | None = None,
         *,
+        bias: Tensor | None = None,
         gated: bool = False,
     ) -> Tensor:
         """From activations `[rows, in]`, one of DTYPES, and the tiles of a weight (`swarm.packed.layout`) to
@@ -60,7 +61,8 @@ class Kernel:
 
         `norm`, contiguous fp32 `[in + 1]`: rows are divided by the root of their mean square plus its last value, and
         multiplied with the others, before. `into`, contiguous, in the dtype of `x`: what comes out is added to it.
-        `gated`: `x` is `[rows, 2 * in]`, and the silu of its first half times the second is multiplied.
+        `bias`: contiguous fp32 `[out]`. `gated`: `x` is `[rows, 2 * in]`, and the silu of its first half times the
+        second is multiplied.
         """
         x = x.contiguous()
         rows = len(x)
@@ -74,6 +76,7 @@ class Kernel:
             out.data_ptr(),
             scratch.data_ptr(),
             0 if norm is None else norm.data_ptr(),
+            0 if bias is None else bias.data_ptr(),
             rows,
             groups,
             count,

@@ -26,7 +26,7 @@ class Int4Tiles(Packed):
 
     def __init__(self, tiles: Tensor, bias: Tensor | None) -> None:
         """`tiles`: see `swarm.packed.layout`."""
-        super().__init__(GROUP * tiles.shape[1], LANES * tiles.shape[0], bias)
+        super().__init__(GROUP * tiles.shape[1], LANES * tiles.shape[0], None if bias is None else bias.float())
         self.register_buffer("tiles", tiles)
         self.tiles: Tensor
 
@@ -40,33 +40,31 @@ class Int4Tiles(Packed):
     def restored(cls, tensors: Mapping[str, Tensor]) -> Self:
         return cls(tensors["tiles"], tensors.get("bias"))
 
+    def forward(self, x: Tensor) -> Tensor:
+        if x.requires_grad and torch.is_grad_enabled():  # the kernel has no backward
+            return super().forward(x)
+        y = self._run(x if x.dim() == 2 else x.reshape(-1, self.in_features), None)
+        return y if x.dim() == 2 else y.view(*x.shape[:-1], self.out_features)
+
     def normed(self, x: Tensor, norm: Tensor) -> Tensor:
         """As `forward`, of rows `[rows, in]` that are normed before; `norm` as `Kernel` takes it. For inference."""
-        y, bias = self._run(x, norm), self._buffers["bias"]
-        return y if bias is None else y.add_(bias)
+        return self._run(x, norm)
 
     def add(self, x: Tensor, into: Tensor, *, gated: bool = False) -> None:
         """Adds what `forward` gives for rows `[rows, in]` to `into`, contiguous; where they are `gated`, see `Kernel`.
         For inference."""
-        own = into.dtype in DTYPES and x.dtype == into.dtype
-        y, bias = self._run(x, None, into if own else None, gated=gated), self._buffers["bias"]
-        if not own:
-            into += y
-        if bias is not None:
-            into += bias
-
-    def _multiplied(self, rows: Tensor) -> Tensor:
-        if rows.requires_grad and torch.is_grad_enabled():  # the kernel has no backward
-            return super()._multiplied(rows)
-        return self._run(rows, None)
+        if into.dtype in DTYPES and x.dtype == into.dtype:
+            self._run(x, None, into, gated=gated)
+        else:
+            into += self._run(x, None, gated=gated)
 
     def _run(self, rows: Tensor, norm: Tensor | None, into: Tensor | None = None, *, gated: bool = False) -> Tensor:
-        multiply, tiles = kernel(), self._buffers["tiles"]
+        multiply, tiles, bias = kernel(), self._buffers["tiles"], self._buffers["bias"]
         assert multiply is not None  # or `swarm.packing` would not have chosen this kind
         assert tiles is not None
         if rows.dtype in DTYPES:
-            return multiply(rows, tiles, norm, into, gated=gated)
-        return multiply(rows.float(), tiles, norm, gated=gated).to(rows.dtype)
+            return multiply(rows, tiles, norm, into, bias=bias, gated=gated)
+        return multiply(rows.float(), tiles, norm, bias=bias, gated=gated).to(rows.dtype)
 
     def _unpacked(self, start: int, end: int) -> Tensor:
         return weights_of(*out_of_tiles(self.tiles[start // LANES : end // LANES]))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from peers.decode_kernel import DecodeKernel, Runs, decode_kernel
+from peers.fused import Norm
 from peers.turns import Pairs
 
 if decode_kernel(64, 3) is None:
@@ -89,6 +90,24 @@ def test_new_tokens_are_turned_and_put_where_they_belong(
         torch.testing.assert_close(both, expected)
         untouched = torch.ones(SLOTS, dtype=torch.bool).index_fill(0, slots, False)
         assert not both[:, untouched].any()
+
+
+@pytest.mark.parametrize(("width", "kv_heads", "group"), HEADS)
+def test_heads_are_normed_before_they_are_turned(width: int, kv_heads: int, group: int) -> None:
+    torch.manual_seed(0)
+    kernel, queries = DecodeKernel(width, group), kv_heads * group
+    joined, slots = torch.randn(3, queries + 2 * kv_heads, width), torch.tensor([5, 0, 9])
+    joined[1] *= 1e3
+    joined[2] *= 1e-3
+    norm = Norm(torch.randn(2, width), 1e-6, (queries, kv_heads))
+    pairs = torch.randn(3, 1, width // 2, dtype=torch.complex64)
+    plain, both = joined.clone(), torch.zeros(2 * kv_heads, SLOTS, width)
+    turned = plain[:, : queries + kv_heads]
+    turned.copy_(norm(turned))
+    Pairs(pairs).turn(turned)
+    kernel.store(joined, pairs, both[:kv_heads], both[kv_heads:], slots, norm.with_eps)
+    torch.testing.assert_close(joined[:, :queries], plain[:, :queries])
+    torch.testing.assert_close(both[:, slots], plain[:, queries:].transpose(0, 1))
 
 
 def test_pairs_that_fill_no_vector_are_left_to_torch() -> None:

@@ -26,6 +26,7 @@ if kernel() is None:
 
 SIZES = {"hidden_size": 128, "intermediate_size": 192, "num_attention_heads": 8, "num_key_value_heads": 2}
 LAYERS = 4
+ALIKE = {"layer_types": ["full_attention"] * LAYERS}
 
 
 def load(folder: Path, family: str = "llama", **changes: Any) -> BlockSpan:
@@ -144,13 +145,29 @@ def test_rows_of_prompts_are_not_taken(span: BlockSpan) -> None:
 
 @pytest.mark.parametrize(
     ("family", "changes"),
-    [("qwen2", {}), ("llama", {"hidden_act": "gelu"}), ("llama", {"hidden_size": 48}), ("qwen3", {})],
+    [("llama", {"hidden_act": "gelu"}), ("llama", {"hidden_size": 48}), ("qwen2", {})],  # which has windows in some
     ids=str,
 )
 def test_blocks_of_another_make_are_left_alone(tmp_path: Path, family: str, changes: dict[str, Any]) -> None:
     span = load(tmp_path, family, **changes)
     assert all(span.fused)
     assert stack_of(span) is None
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [("qwen2", ALIKE), ("qwen3", ALIKE), ("phi3", {}), ("llama", {"attention_bias": True, "mlp_bias": True})],
+    ids=str,
+)
+@torch.inference_mode()
+def test_biases_and_norms_of_heads_are_kept(tmp_path: Path, family: str, changes: dict[str, Any]) -> None:
+    span = load(tmp_path, family, **changes)
+    stack, tables = stack_of(span), rows_of(span, [30, 4])
+    assert stack is not None
+    hidden, batch = torch.randn(2, span.hidden_size), step(span, tables)
+    expected = one_by_one(span, hidden, batch)
+    stack.forward(hidden, batch)
+    assert torch.equal(hidden, expected)
 
 
 def test_a_sliding_window_is_kept(tmp_path: Path) -> None:

@@ -105,6 +105,18 @@ def test_outputs_are_added_where_they_are_told(multiply: Kernel, dtype: torch.dt
     torch.testing.assert_close(into, expected.to(dtype), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("dtype", NEAR, ids=str)
+def test_a_bias_is_added_once(multiply: Kernel, dtype: torch.dtype) -> None:
+    tiles, _ = weight((80, 96))
+    x, bias, before = torch.randn(7, 96).to(dtype), torch.randn(80), torch.randn(7, 80).to(dtype)
+    plain = multiply(x.float(), tiles)
+    torch.testing.assert_close(multiply(x, tiles, bias=bias), (plain + bias).to(dtype), rtol=0, atol=0)
+    expected = (before.float() + plain + bias).to(dtype)
+    torch.testing.assert_close(multiply(x, tiles, into=before, bias=bias), expected, rtol=0, atol=0)
+    layer = Int4Tiles(tiles, bias)
+    torch.testing.assert_close(layer(x.view(7, 1, 96))[:, 0], (plain + bias).to(dtype), rtol=0, atol=0)
+
+
 def test_what_is_no_number_does_not_become_harmless(multiply: Kernel) -> None:
     tiles, _ = weight((80, 64))
     for wrong, dtype in product((torch.nan, torch.inf, -torch.inf), NEAR):
