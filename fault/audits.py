@@ -21,7 +21,8 @@ USUAL_RATE = 0.002  # of a client's steps; each audit costs two other peers a pr
 # How far a peer's outputs are from those in fp32, by its precision: the most that was measured over a hundred positions
 # and spans of 1 to 30 blocks of SmolLM2 (fp32: ten times that). Four bits are taken to cost no more than the limit of
 # `peers.precision` for the weights; with activations in eight bits, a checkpoint that once had four is 0.028 away.
-_NOISE = {"fp32": 0.001, "fp16": 0.001, "bf16": 0.0075, "int8": 0.033, "int4": 0.033}
+# nf4, 0.29 away, has no figure: given so much room, who leaves out a block would only have to say that it has nf4.
+_NOISE = {"fp32": 0.001, "fp16": 0.001, "bf16": 0.0075, "int8": 0.033, "int4": 0.033, "llm.int8": 0.075}
 _UNKNOWN = 0.033  # of a precision that is not listed
 _ONE = 4.0  # by how much more a single position may differ
 _FAILED = 4  # marks for an audit that failed without telling whose fault it was; one that passed takes one away

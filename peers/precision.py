@@ -26,6 +26,7 @@ from swarm.checkpoint import Checkpoint, load_span
 from swarm.errors import UsageError
 from swarm.ids import Span
 from swarm.onednn import pack_linears
+from swarm.packed.bnb import LlmInt8Linear
 from swarm.packing import KERNELS, pack, relative_error, restore
 
 __all__ = ["Precision", "choose", "quickest"]
@@ -49,11 +50,12 @@ class Precision:
     dtype: str
     quantization: str
     reason: str = ""  # a clause, where nobody asked for it
+    kernel: str = ""  # its name, where it rounds otherwise than others of this quantization
 
     @property
     def name(self) -> str:
         """What is announced."""
-        return self.dtype if self.quantization == "none" else self.quantization
+        return self.kernel or (self.dtype if self.quantization == "none" else self.quantization)
 
 
 def choose(
@@ -61,7 +63,9 @@ def choose(
 ) -> Precision:
     """From what was asked for, "auto" included. Raises ModelError and UsageError."""
     if device.name != "cpu":
-        return _elsewhere(dtype, quantization, device)
+        return _elsewhere(dtype, quantization, device, checkpoint)
+    if quantization == "nf4":
+        raise UsageError("--quantization nf4 works on GPUs with CUDA; use --quantization int4 on the cpu")
     own = "fp32" if dtype == "auto" else dtype
     if quantization != "auto":
         if quantization != "none":
@@ -82,14 +86,15 @@ def quickest(seconds: Mapping[str, float]) -> str:
     return next(name for name in CHOICES if name in seconds and seconds[name] <= GAIN * best)
 
 
-def _elsewhere(dtype: str, quantization: str, device: Device) -> Precision:
-    """On a device that is no processor: in half precision, where it is at home."""
-    if quantization in ("int8", "int4"):
-        raise UsageError(f"--quantization {quantization} works on the cpu; leave it out for {device.label}")
+def _elsewhere(dtype: str, quantization: str, device: Device, checkpoint: Checkpoint) -> Precision:
+    """On a device that is no processor: in half precision, where it is at home; weights in fewer bits if asked for."""
     if quantization == "bf16":
         return Precision("bf16", "none")
-    usual = "bf16" if device.bf16 else "fp16"
-    return Precision(usual if dtype == "auto" else dtype, "none")
+    own = ("bf16" if device.bf16 else "fp16") if dtype == "auto" else dtype
+    if quantization in ("auto", "none"):
+        return Precision(own, "none")
+    check_packable(checkpoint, quantization, torch.device(device.name).type)
+    return Precision(own, quantization, kernel=LlmInt8Linear.name if quantization == "int8" else "")
 
 
 # --- loss ------------------------------------------------------------------------------------------------------------

@@ -16,12 +16,13 @@ from transformers import PreTrainedModel
 from peers.gates import find_layers
 from peers.packed_files import PackedFiles
 from swarm.checkpoint import Checkpoint, load_span, span_shell
-from swarm.errors import ModelError
+from swarm.errors import ModelError, UsageError
 from swarm.ids import Span
 from swarm.layout import let_go_of_weights
-from swarm.packing import fitting, pack, restore
+from swarm.packed.bnb import version
+from swarm.packing import CPU, ON_CUDA, PACKED, fitting, pack, restore
 
-__all__ = ["Packing", "Source", "check_packable", "fill_packed", "load_packed", "tell_of_others"]
+__all__ = ["Packing", "Source", "check_kernels", "check_packable", "fill_packed", "load_packed", "tell_of_others"]
 
 _log = logging.getLogger(__name__)
 
@@ -39,8 +40,10 @@ class Packing:
     room: int | None = None
 
 
-def check_packable(checkpoint: Checkpoint, precision: str) -> None:
-    """Raises ModelError for a family whose weights the kernels can't take."""
+def check_packable(checkpoint: Checkpoint, precision: str, device: str = "cpu") -> None:
+    """Raises ModelError for a family whose weights the kernels can't take, UsageError for a device that has none for
+    this precision; `device`: its type."""
+    check_kernels(precision, device)
     odd = checkpoint.architecture.odd_matrix
     if odd:
         raise ModelError(
@@ -49,29 +52,42 @@ def check_packable(checkpoint: Checkpoint, precision: str) -> None:
         )
 
 
+def check_kernels(precision: str, device: str) -> None:
+    """`device`: its type. Raises UsageError."""
+    if device == "cuda" and precision == "int4":
+        raise UsageError("--quantization int4 works on the cpu; use --quantization nf4 on a GPU")
+    if device not in ("cpu", "cuda"):
+        where = "the cpu" if precision in PACKED else "GPUs with CUDA"
+        raise UsageError(f"--quantization {precision} works on {where}; leave it out for {device}")
+    if precision == "nf4" or (device == "cuda" and precision in ON_CUDA):
+        version()  # or it says what is missing
+
+
 def load_packed(
     checkpoint: Checkpoint,
     blocks: Span,
     packing: Packing,
     *,
     dtype: torch.dtype,
+    device: torch.device = CPU,
     attn_implementation: str | None = None,
 ) -> PreTrainedModel:
-    """As `swarm.checkpoint.load_span` on the CPU, with linear layers packed and everything else in `dtype`. Raises
-    ModelError."""
+    """As `swarm.checkpoint.load_span`, with linear layers packed and everything else in `dtype`. Each block is packed
+    on the CPU. Raises ModelError and UsageError."""
     precision = packing.precision
-    check_packable(checkpoint, precision)
+    check_packable(checkpoint, precision, device.type)
     tell_of_others(checkpoint, blocks, precision)
     model = span_shell(checkpoint, blocks, dtype=dtype, attn_implementation=attn_implementation)
     files = None if precision in UNKEPT else PackedFiles(packing.cache, checkpoint.digest, precision)
     source = Source(checkpoint, blocks, precision)
     for layer, block in zip(find_layers(model, len(blocks)), blocks, strict=True):
         kept = files.read(block) if files else None
-        if kept is None or not fill_packed(layer, kept):
+        if kept is None or not fill_packed(layer, kept, device):
             made = source.packed(block)
             mapped = files.write(block, made) if files else None
-            if not fill_packed(layer, mapped or made):
+            if not fill_packed(layer, mapped or made, device):
                 raise ModelError(f"block {block} of {checkpoint.name} lacks tensors: fetch the model again")
+    nn.Module.to(model, device=device)  # what has no place in the files
     return model
 
 
@@ -103,19 +119,21 @@ class Source:
         self._layers = dict(zip(some, find_layers(model, len(some)), strict=True))
 
 
-def fill_packed(layer: nn.Module, tensors: dict[str, Tensor]) -> bool:
-    """Puts the tensors of a block into its `layer`; False, having changed nothing, when they are not this layer's."""
+def fill_packed(layer: nn.Module, tensors: dict[str, Tensor], device: torch.device = CPU) -> bool:
+    """Puts the tensors of a block into its `layer`, on `device`; False, having changed nothing, when they are not this
+    layer's."""
     others = _others(layer)
     linears = {path: _within(tensors, path) for path, _ in _linears(layer)}
     if not others.keys() <= tensors.keys() or not all(linears.values()):
         return False
     for name, old in others.items():
         path, _, last = name.rpartition(".")
-        owner, tensor = layer.get_submodule(path), tensors[name].to(old.dtype, copy=True)  # a view keeps all it maps
+        owner = layer.get_submodule(path)
+        tensor = tensors[name].to(device, old.dtype, copy=True)  # a view keeps all it maps
         setattr(owner, last, nn.Parameter(tensor, requires_grad=False) if last in owner._parameters else tensor)
     for path, parts in linears.items():
         parent, _, last = path.rpartition(".")
-        setattr(layer.get_submodule(parent), last, restore(parts).train(False))
+        setattr(layer.get_submodule(parent), last, restore(parts, device).train(False))
     return True
 
 

@@ -15,7 +15,7 @@ from swarm.invites import Invite
 __all__ = ["DEVICES", "PRECISIONS", "QUANTIZATIONS", "REACHES", "ServeSettings", "parse_adapters", "parse_precision"]
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-QUANTIZATIONS = ("auto", "none", "bf16", "int8", "int4")
+QUANTIZATIONS = ("auto", "none", "bf16", "int8", "int4", "nf4")
 _LONG_NAMES = {"float32": "fp32", "float": "fp32", "bfloat16": "bf16", "float16": "fp16", "half": "fp16"}
 REACHES = ("auto", "direct", "relayed")
 DEVICES = "auto, cpu, cuda, cuda:N or mps"

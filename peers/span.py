@@ -114,7 +114,7 @@ class BlockSpan:
             model, streamed = load_streamed(checkpoint, blocks, packing, dtype=dtype, attn_implementation=PAGED)
             finish, window = streamed.finish, streamed.window
         else:
-            model = load_packed(checkpoint, blocks, packing, dtype=dtype, attn_implementation=PAGED)
+            model = load_packed(checkpoint, blocks, packing, dtype=dtype, device=device, attn_implementation=PAGED)
         span = cls(model, blocks, kv_tokens=kv_tokens, page_size=page_size, dtype=dtype, finish=finish, window=window)
         if packing is None:
             align(model)  # what is still plain

@@ -50,7 +50,6 @@ __all__ = ["volunteer"]
 _log = logging.getLogger(__name__)
 
 TOLD = "it was told to"  # why it pauses
-SMALLEST = "int4"  # what takes the least memory of all precisions
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +166,7 @@ async def _plan(settings: ServeSettings) -> _Plan:
     threads = settings.threads or physical_cores()
     cache = settings.cache.absolute()
     memory = min(device.memory, settings.max_memory or device.memory)
-    smallest = _block_cost(checkpoint, DTYPES["bf16"], SMALLEST, beside)
+    smallest = _block_cost(checkpoint, DTYPES["bf16"], "int4" if device.name == "cpu" else "nf4", beside)
     _capacity(settings, memory, smallest, checkpoint.num_blocks)  # before anything is read or measured
     precision = await asyncio.to_thread(
         choose, settings.precision, settings.quantization, device, checkpoint, threads=threads, cache=cache

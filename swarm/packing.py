@@ -1,4 +1,4 @@
-"""Linear layers in fewer bits: bf16, int8 and int4 weights that are multiplied as they are (`swarm.packed`)."""
+"""Linear layers in fewer bits: bf16, int8, int4 and nf4 weights that are multiplied as they are (`swarm.packed`)."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,6 +9,7 @@ from swarm.errors import UsageError
 from swarm.opaque import OPAQUE
 from swarm.packed.base import Packed
 from swarm.packed.bf16 import Bf16Linear
+from swarm.packed.bnb import BLOCK, LlmInt8Linear, Nf4Linear, version
 from swarm.packed.int4 import Int4Linear
 from swarm.packed.int8 import INPUTS, Int8Linear
 from swarm.packed.kernel import kernel
@@ -16,7 +17,9 @@ from swarm.packed.levels import GROUP
 from swarm.packed.tiles import Int4Tiles
 
 __all__ = [
+    "CPU",
     "KERNELS",
+    "ON_CUDA",
     "PACKED",
     "Packed",
     "fitting",
@@ -28,16 +31,20 @@ __all__ = [
     "restore",
 ]
 
-PACKED = ("bf16", "int8", "int4")
+PACKED = ("bf16", "int8", "int4")  # with kernels of their own on a CPU
+ON_CUDA = ("int8", "nf4")  # with those of bitsandbytes
 KERNELS = 2  # counted up when they become faster: what was measured of others is measured again
-KINDS: tuple[type[Packed], ...] = (Bf16Linear, Int8Linear, Int4Linear, Int4Tiles)
+KINDS: tuple[type[Packed], ...] = (Bf16Linear, Int8Linear, Int4Linear, Int4Tiles, Nf4Linear)
 OUTPUTS = 16  # both int4 kernels take multiples of these
+CPU = torch.device("cpu")
 ALIGNMENT = 64  # bytes; the int8 kernel of torch crashes at odd addresses
 
 
 def fitting(precision: str, in_features: int, out_features: int) -> str:
     """`precision`, or the nearest above it whose kernel takes a weight of this shape."""
     if precision == "int4" and (in_features % GROUP or out_features % OUTPUTS):
+        precision = "int8"
+    if precision == "nf4" and in_features % BLOCK:
         precision = "int8"
     if precision == "int8" and in_features % INPUTS:
         precision = "bf16"
@@ -50,6 +57,8 @@ def _kind(precision: str) -> type[Packed]:
             return Int4Linear if kernel() is None else Int4Tiles
         case "int8":
             return Int8Linear
+        case "nf4":
+            return Nf4Linear
         case _:
             return Bf16Linear
 
@@ -57,13 +66,15 @@ def _kind(precision: str) -> type[Packed]:
 def made_by(precision: str) -> str:
     """What decides how packed weights lie: those of another maker can't be used."""
     kernel = f"torch{torch.__version__}-{torch.backends.cpu.get_cpu_capability().lower()}"
+    if precision == "nf4":
+        kernel = f"bitsandbytes{version()}-{kernel}"
     return f"{_kind(precision).__name__}-{kernel}".lower()
 
 
 @torch.no_grad()
 def pack(linear: nn.Linear, precision: str) -> Packed:
     """A module with the weights of `linear`, on the CPU, in `precision`, or in the nearest that fits its shape."""
-    if precision not in PACKED:
+    if precision not in {*PACKED, *ON_CUDA}:
         raise UsageError(f"weights are packed as {', '.join(PACKED)}, not '{precision}'")
     kind = _kind(fitting(precision, linear.in_features, linear.out_features))
     return kind.of(linear.weight.detach(), None if linear.bias is None else linear.bias.detach().clone())
@@ -92,16 +103,20 @@ def _plain(tensor: Tensor) -> Tensor:
     return tensor.to_dense() if tensor.layout == OPAQUE else tensor
 
 
-def restore(tensors: Mapping[str, Tensor]) -> Packed:
-    """The module whose `tensors` these are. Raises ValueError when they are no module's."""
-    tensors = {
-        name: tensor if tensor.layout == OPAQUE or tensor.data_ptr() % ALIGNMENT == 0 else tensor.clone()
-        for name, tensor in tensors.items()
-    }
+def restore(tensors: Mapping[str, Tensor], device: torch.device = CPU) -> Packed:
+    """The module whose `tensors` these are, to compute on `device`. Raises ValueError when they are no module's."""
+    tensors = {name: _placed(tensor, device) for name, tensor in tensors.items()}
     for kind in KINDS:
         if kind.outputs_at.keys() <= tensors.keys():
-            return kind.restored(tensors)
+            on_cuda = kind is Int8Linear and device.type == "cuda"
+            return (LlmInt8Linear if on_cuda else kind).restored(tensors)
     raise ValueError(f"no packed layer has the tensors {', '.join(tensors) or 'none'}")
+
+
+def _placed(tensor: Tensor, device: torch.device) -> Tensor:
+    if device.type != "cpu":
+        return _plain(tensor).to(device)
+    return tensor if tensor.layout == OPAQUE or tensor.data_ptr() % ALIGNMENT == 0 else tensor.clone()
 
 
 def packed_bytes(precision: str, in_features: int, out_features: int) -> int:
@@ -110,6 +125,8 @@ def packed_bytes(precision: str, in_features: int, out_features: int) -> int:
     match fitting(precision, in_features, out_features):
         case "int4":
             return weights // 2 + 4 * weights // GROUP
+        case "nf4":
+            return weights // 2 + 4 * weights // BLOCK
         case "int8":
             return weights + 2 * out_features
         case _:

@@ -26,6 +26,8 @@ def test_precise_peers_have_to_agree_more_closely_and_many_positions_say_more_th
     assert agree(0.02, ["fp32"], ["fp32", "bf16"], 4)
     assert agree(0.1, ["int8"], ["int8"], 16)
     assert not agree(0.18, ["int8"], ["int8"], 16), "a block that was left out"
+    assert agree(0.085, ["fp32"], ["llm.int8"], 16)
+    assert not agree(0.18, ["fp32"], ["llm.int8"], 16)
     assert agree(0.1, ["from-the-future"], ["int8"], 16)
 
 

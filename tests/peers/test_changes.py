@@ -120,7 +120,7 @@ def test_rows_that_have_to_be_computed_one_by_one_keep_their_adapters(tmp_path: 
         close(found, own)
 
 
-@pytest.mark.parametrize("precision", ["int8", "int4"])
+@pytest.mark.parametrize("precision", ["int8", "int4", "nf4"])
 def test_packed_weights_take_adapters_too(tmp_path: Path, precision: str) -> None:
     tuning = Tuning(tmp_path, "llama", Packing(precision, tmp_path / "packed"), hidden_size=128, intermediate_size=128)
     for index, (found, plain) in enumerate(zip(tuning.run(EACH), tuning.run(EACH, adapted=False), strict=True)):

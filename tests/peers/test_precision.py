@@ -14,6 +14,7 @@ from swarm.errors import ModelError, UsageError
 from tests.models import tiny_model
 
 CPU = Device("cpu", "1 core", 1 << 30)
+MAC = Device("mps", "8 cores", 1 << 30)
 GPU = Device("cuda:0", "a GPU", 1 << 30, bf16=True)
 
 
@@ -31,13 +32,28 @@ def test_what_was_asked_for_is_taken(checkpoint: Checkpoint, tmp_path: Path) -> 
     assert pick(checkpoint, tmp_path, dtype="fp32") == ("fp32", "none")  # a dtype that is named is that of all weights
 
 
-def test_elsewhere_weights_are_in_half_precision_and_no_kernel_is_pretended(
+def test_elsewhere_weights_are_in_half_precision_unless_fewer_bits_are_asked_for(
     checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     assert pick(checkpoint, tmp_path, on=GPU) == ("bf16", "none")
     assert pick(checkpoint, tmp_path, on=GPU, quantization="bf16") == ("bf16", "none")
-    with pytest.raises(UsageError, match="--quantization int4 works on the cpu; leave it out for a GPU"):
-        pick(checkpoint, tmp_path, on=GPU, quantization="int4")
+    assert pick(checkpoint, tmp_path, on=GPU, quantization="nf4") == ("bf16", "nf4")
+    assert pick(checkpoint, tmp_path, on=GPU, quantization="int8", dtype="fp16") == ("fp16", "int8")
+    for quantization, device, advice in (
+        ("int4", GPU, "int4 works on the cpu; use --quantization nf4 on a GPU"),
+        ("int4", MAC, "int4 works on the cpu; leave it out for mps"),
+        ("nf4", MAC, "nf4 works on GPUs with CUDA; leave it out for mps"),
+        ("nf4", CPU, "nf4 works on GPUs with CUDA; use --quantization int4 on the cpu"),
+    ):
+        with pytest.raises(UsageError, match=f"^--quantization {advice}$"):
+            pick(checkpoint, tmp_path, on=device, quantization=quantization)
+
+
+def test_int8_is_announced_under_another_name_where_activations_are_rounded_too(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    names = [choose("auto", "int8", on, checkpoint, threads=1, cache=tmp_path).name for on in (CPU, GPU)]
+    assert names == ["int8", "llm.int8"]
 
 
 def test_weights_that_never_had_four_bits_are_not_packed_into_four_unasked(

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from swarm.errors import UsageError
 from swarm.packing import PACKED, fitting, pack, packed_bytes, relative_error, restore
 
+KINDS = (*PACKED, "nf4")  # bitsandbytes computes on CPUs, too
+
 # What packing may change of a weight drawn from a normal distribution, and what bf16 activations may change beside.
-LOSS = {"bf16": 0.003, "int8": 0.012, "int4": 0.11}
+LOSS = {"bf16": 0.003, "int8": 0.012, "int4": 0.11, "nf4": 0.12}
 BF16 = 0.004
 
 
@@ -25,7 +27,7 @@ def distance(output: Tensor, expected: Tensor) -> float:
     return float((output - expected).norm() / expected.norm())
 
 
-@pytest.mark.parametrize("precision", PACKED)
+@pytest.mark.parametrize("precision", KINDS)
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
 @pytest.mark.parametrize("shape", [(64, 128), (96, 48), (128, 80)], ids=str)
 def test_output_is_within_the_stated_loss(precision: str, bias: bool, shape: tuple[int, int]) -> None:
@@ -35,7 +37,7 @@ def test_output_is_within_the_stated_loss(precision: str, bias: bool, shape: tup
     assert relative_error(layer.weight, precision) < LOSS[precision] + BF16
 
 
-@pytest.mark.parametrize("precision", PACKED)
+@pytest.mark.parametrize("precision", KINDS)
 @pytest.mark.parametrize("shape", [(64, 128), (96, 48)], ids=str)
 def test_few_rows_and_many_give_the_same(precision: str, shape: tuple[int, int]) -> None:
     packed = pack(linear(*shape), precision)
@@ -44,7 +46,7 @@ def test_few_rows_and_many_give_the_same(precision: str, shape: tuple[int, int])
     assert distance(packed(x), one_by_one) < BF16
 
 
-@pytest.mark.parametrize("precision", PACKED)
+@pytest.mark.parametrize("precision", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_activations_come_out_as_they_went_in(precision: str, dtype: torch.dtype) -> None:
     packed = pack(linear(64, 128, bias=True), precision)
@@ -54,7 +56,7 @@ def test_activations_come_out_as_they_went_in(precision: str, dtype: torch.dtype
         assert y.dtype == dtype
 
 
-@pytest.mark.parametrize("precision", PACKED)
+@pytest.mark.parametrize("precision", KINDS)
 def test_gradients_reach_the_input(precision: str) -> None:
     layer = linear(64, 128)
     x = torch.randn(3, 64, requires_grad=True)
@@ -66,7 +68,7 @@ def test_gradients_reach_the_input(precision: str) -> None:
     assert distance(packed, x.grad) < 3 * (LOSS[precision] + BF16)
 
 
-@pytest.mark.parametrize("precision", PACKED)
+@pytest.mark.parametrize("precision", KINDS)
 def test_a_layer_comes_back_from_its_tensors(precision: str) -> None:
     packed = pack(linear(64, 128, bias=True), precision)
     x = torch.randn(3, 64)
@@ -78,7 +80,7 @@ def test_a_layer_comes_back_from_its_tensors(precision: str) -> None:
         restore({"bias": torch.zeros(3)})
 
 
-@pytest.mark.parametrize("precision", PACKED)
+@pytest.mark.parametrize("precision", KINDS)
 @pytest.mark.parametrize("shape", [(64, 128), (96, 48), (33, 20), (64, 20)], ids=str)
 def test_size_is_what_was_said(precision: str, shape: tuple[int, int]) -> None:
     packed = pack(linear(*shape), precision)
@@ -88,6 +90,8 @@ def test_size_is_what_was_said(precision: str, shape: tuple[int, int]) -> None:
 def test_a_shape_that_no_kernel_takes_gets_the_next_precision() -> None:
     assert fitting("int4", 64, 128) == "int4"
     assert fitting("int4", 64, 20) == "int8"  # not a multiple of 16 outputs
+    assert fitting("nf4", 64, 20) == "nf4"
+    assert fitting("nf4", 96, 128) == "int8"  # not a multiple of 64 inputs
     assert fitting("int4", 33, 128) == fitting("int8", 33, 128) == "bf16"  # the kernel would read beyond the end
     layer = linear(33, 20)
     assert distance(pack(layer, "int4")(torch.ones(1, 33)), layer(torch.ones(1, 33))) < 2 * LOSS["bf16"] + BF16
@@ -118,7 +122,7 @@ def test_a_few_weights_outside_of_the_levels_do_not_spoil_the_others() -> None:
     assert relative_error(weight, "int4") < 0.02
 
 
-@pytest.mark.parametrize("precision", PACKED)
+@pytest.mark.parametrize("precision", KINDS)
 def test_constant_and_empty_weights_are_kept(precision: str) -> None:
     for value in (0.0, 0.75, -3.0):
         layer = linear(64, 64)
@@ -127,7 +131,7 @@ def test_constant_and_empty_weights_are_kept(precision: str) -> None:
         torch.testing.assert_close(pack(layer, precision)(x), layer(x), rtol=0.02, atol=0)
 
 
-@pytest.mark.parametrize("precision", PACKED)
+@pytest.mark.parametrize("precision", KINDS)
 def test_weights_that_are_no_numbers_do_not_become_harmless(precision: str) -> None:
     layer = linear(64, 64)
     layer.weight[3, 5] = torch.nan
@@ -135,7 +139,7 @@ def test_weights_that_are_no_numbers_do_not_become_harmless(precision: str) -> N
 
 
 @settings(max_examples=25)
-@given(st.integers(1, 8), st.integers(1, 8), st.floats(1e-6, 1e4), st.sampled_from(PACKED), st.integers(0, 2**32))
+@given(st.integers(1, 8), st.integers(1, 8), st.floats(1e-6, 1e4), st.sampled_from(KINDS), st.integers(0, 2**32))
 def test_loss_does_not_depend_on_shape_or_size(
     width: int, outputs: int, size: float, precision: str, seed: int
 ) -> None:
