@@ -14,16 +14,17 @@ from dataclasses import dataclass
 
 from swarm.ids import PeerId
 
-__all__ = ["USUAL_RATE", "Marks", "agree", "audits_to_notice", "liar_of"]
+__all__ = ["USUAL_RATE", "Marks", "agree", "audits_to_notice", "liar_of", "tells"]
 
 USUAL_RATE = 0.002  # of a client's steps; each audit costs two other peers a prompt's worth of computing
 
 # How far a peer's outputs are from those in fp32, by its precision: the most that was measured over a hundred positions
 # and spans of 1 to 30 blocks of SmolLM2 (fp32: ten times that). Four bits are taken to cost no more than the limit of
 # `peers.precision` for the weights; with activations in eight bits, a checkpoint that once had four is 0.028 away.
-# nf4, 0.29 away, has no figure: given so much room, who leaves out a block would only have to say that it has nf4.
 _NOISE = {"fp32": 0.001, "fp16": 0.001, "bf16": 0.0075, "int8": 0.033, "int4": 0.033, "llm.int8": 0.075}
 _UNKNOWN = 0.033  # of a precision that is not listed
+# Unless the checkpoint had four bits before, these are as far from fp32 as if a block were left out (nf4: 0.29).
+_COARSE = frozenset({"int4", "nf4"})
 _ONE = 4.0  # by how much more a single position may differ
 _FAILED = 4  # marks for an audit that failed without telling whose fault it was; one that passed takes one away
 _ENOUGH = 3 * _FAILED
@@ -33,6 +34,13 @@ def agree(distance: float, ones: Iterable[str], others: Iterable[str], positions
     """Whether two ways through the same blocks that are `distance` apart over so many positions may both be honest,
     being computed in these precisions."""
     return distance <= (_noise(ones) + _noise(others)) * (1 + _ONE / math.sqrt(positions))
+
+
+def tells(ones: Collection[str], others: Collection[str]) -> bool:
+    """Whether it says anything about peers' honesty that two ways in these precisions do not agree: not where they
+    round differently, and coarsely. Given room for that, who leaves out a block would only have to say that it rounds
+    so."""
+    return set(ones) == set(others) or _COARSE.isdisjoint([*ones, *others])
 
 
 def _noise(precisions: Iterable[str]) -> float:

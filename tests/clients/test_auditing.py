@@ -72,16 +72,19 @@ class Audited:
         return outputs
 
 
-async def with_eve(swarm: MemorySwarm, kind: type[BlockSpan]) -> Client:
+async def with_eve(swarm: MemorySwarm, kind: type[BlockSpan], precision: str = "fp32") -> Client:
     """Eve is the only one in the second half when the client comes; two honest peers join later."""
     await swarm.add("ada", Span(0, 2))
-    await swarm.add("eve", Span(2, 4), span_type=kind)
+    await swarm.add("eve", Span(2, 4), span_type=kind, precision=precision)
     return await swarm.client()
 
 
-async def honest_ones(swarm: MemorySwarm, client: Client) -> None:
-    for name, blocks in (("ann", Span(0, 2)), ("amy", Span(0, 2)), ("bob", Span(2, 4)), ("ben", Span(2, 4))):
+async def honest_ones(swarm: MemorySwarm, client: Client, precision: str = "fp32") -> None:
+    """Those in the second half say that they compute in this precision."""
+    for name, blocks in (("ann", Span(0, 2)), ("amy", Span(0, 2))):
         await swarm.add(name, blocks)
+    for name in ("bob", "ben"):
+        await swarm.add(name, Span(2, 4), precision=precision)
     await client.refresh()
 
 
@@ -171,6 +174,38 @@ def test_liar_that_is_honest_when_it_is_asked_alone_is_noticed_and_nobody_accuse
         assert audited.auditor.failed == 4
         assert accused(swarm) == [], "one chain can't tell which of its peers it is; see Marks"
         assert client.backoff.avoided() & {EVE, PeerId("ada")}, "so that the next chain is another"
+
+    play(checkpoint, scene)
+
+
+@pytest.mark.parametrize(("hers", "theirs"), [("nf4", "fp32"), ("fp32", "int4"), ("nf4", "nf4")])
+def test_what_four_bits_change_is_held_against_nobody_but_by_their_like(
+    checkpoint: Checkpoint, reference: Reference, hers: str, theirs: str
+) -> None:
+    async def scene(swarm: MemorySwarm) -> None:
+        client = await with_eve(swarm, Liar, hers)  # as far away as rounding may bring her
+        audited = await Audited.open(swarm, reference, client)
+        await honest_ones(swarm, client, theirs)
+        for begin, end in ((0, 5), (5, 6), (6, 7), (7, 8)):
+            await audited.step(reference, PROMPT[begin:end])
+        if hers == theirs:
+            assert accused(swarm) == [EVE]
+        else:
+            assert (audited.auditor.passed, audited.auditor.failed, accused(swarm)) == (0, 0, [])
+            assert client.backoff.avoided() == frozenset()
+
+    play(checkpoint, scene)
+
+
+def test_who_lies_beside_four_bits_is_found_out_all_the_same(checkpoint: Checkpoint, reference: Reference) -> None:
+    async def scene(swarm: MemorySwarm) -> None:
+        await swarm.add("ada", Span(0, 2), precision="nf4")
+        await swarm.add("eve", Span(2, 4), span_type=Liar)
+        client = await swarm.client()
+        audited = await Audited.open(swarm, reference, client)
+        await honest_ones(swarm, client)
+        await audited.step(reference, PROMPT[:6])
+        assert accused(swarm) == [EVE]
 
     play(checkpoint, scene)
 

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from fault.audits import Bench, Marks, agree, audits_to_notice, liar_of
+from fault.audits import Bench, Marks, agree, audits_to_notice, liar_of, tells
 from swarm.ids import PeerId
 
 ADA, BOB, EVE = PeerId("ada"), PeerId("bob"), PeerId("eve")
@@ -29,6 +29,14 @@ def test_precise_peers_have_to_agree_more_closely_and_many_positions_say_more_th
     assert agree(0.085, ["fp32"], ["llm.int8"], 16)
     assert not agree(0.18, ["fp32"], ["llm.int8"], 16)
     assert agree(0.1, ["from-the-future"], ["int8"], 16)
+
+
+def test_four_bits_are_held_against_nobody_by_other_precisions() -> None:
+    assert tells({"fp32"}, {"bf16", "int8"})
+    assert tells({"nf4"}, {"nf4"})
+    assert not tells({"nf4"}, {"fp32"})
+    assert not tells({"fp32"}, {"fp32", "int4"})
+    assert not tells({"int4"}, {"nf4"})
 
 
 def test_who_is_in_every_chain_that_differs_is_found() -> None:
