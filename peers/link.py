@@ -21,6 +21,7 @@ import swarm.errors
 from peers.executor_settings import ExecutorReady, ExecutorSettings, ExecutorStats
 from peers.pipe import Kind, Packet, PacketReader, pack
 from peers.stats import EngineStats
+from peers.words import read_lines
 from swarm.errors import SwarmError, WireError
 from swarm.ids import PeerId
 
@@ -317,15 +318,9 @@ class ProcessLink(ExecutorLink):
 
 
 async def _log_words(words: asyncio.StreamReader | None) -> None:
-    """Line by line, until the last process that holds the other end has ended; a line that is too long in pieces."""
-    rest = b""
-    while words is not None and (part := await words.read(LONGEST_LINE)):
-        *lines, rest = (rest + part).split(b"\n")
-        if len(rest) >= LONGEST_LINE:
-            lines, rest = [*lines, rest], b""
-        for line in lines:
+    if words is not None:
+        async for line in read_lines(words, LONGEST_LINE):
             _say(line)
-    _say(rest)
 
 
 def _say(line: bytes) -> None:
