@@ -16,7 +16,7 @@ import psutil
 
 from swarm.errors import UsageError
 
-__all__ = ["Device", "find_device", "free_memory", "physical_cores"]
+__all__ = ["Device", "count_gpus", "find_device", "free_memory", "physical_cores"]
 
 SHARE = 0.8  # of what is free; the rest is for activations, libraries and everyone else's work
 PROBE_PATIENCE = 60.0  # seconds; importing torch from a cold disk is slow
@@ -60,6 +60,11 @@ async def find_device(wanted: str) -> Device:
     if not found["built"]:
         raise UsageError(f"--device {wanted}: the torch installed here is built without CUDA; give --device cpu")
     raise UsageError(f"--device {wanted}: torch finds {found['count']} CUDA devices here; give --device cpu or another")
+
+
+async def count_gpus() -> int:
+    """CUDA devices that torch finds here. Raises UsageError when CUDA can't be asked."""
+    return int((await _probe_cuda(0))["count"]) if _may_have_cuda() else 0
 
 
 def physical_cores() -> int:

@@ -2,12 +2,15 @@
 
 import asyncio
 import os
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from peers.machine import count_gpus, find_device, physical_cores
 from peers.memory_budget import parse_size
 from peers.pausing import Condition
 from peers.settings import (
@@ -16,8 +19,10 @@ from peers.settings import (
     QUANTIZATIONS,
     ServeSettings,
     parse_adapters,
+    parse_devices,
     parse_precision,
 )
+from peers.several import Several, same_command, share_out
 from peers.views import Noted, choose_view
 from peers.watch import View
 from routing.placement import REPLICAS
@@ -93,7 +98,14 @@ def serve(
             "no port), or auto, which asks initial peers to dial it.",
         ),
     ] = "auto",
-    device: Annotated[str, typer.Option(metavar="DEVICE", help=f"{DEVICES}.")] = "auto",
+    device: Annotated[
+        str,
+        typer.Option(
+            metavar="DEVICE",
+            help=f"{DEVICES}; several, as in cuda:0,cuda:1, have a peer each, and auto takes all GPUs. Peers "
+            "share --blocks or --num-blocks, have ports and identities numbered, and all else holds for each.",
+        ),
+    ] = "auto",
     dtype: Annotated[
         str,
         typer.Option(
@@ -192,6 +204,7 @@ def serve(
     peers, invite = way_in(() if "initial_peers" in weaker else parse_peers(initial_peers or ()))
     if private and invite is not None:
         raise UsageError("--private is for a swarm of your own, and the invite is for another's: give only one of them")
+    devices = parse_devices(device)
     settings = ServeSettings(
         model=model,
         initial_peers=peers,
@@ -206,7 +219,7 @@ def serve(
         port=port,
         announce=announced_addresses(announce or (), port),
         reach=reach,
-        device=device,
+        device=devices[0],
         precision=parse_precision(dtype),
         quantization=parse_precision(quantization),
         threads=threads,
@@ -225,6 +238,11 @@ def serve(
     )
     console = Console(stderr=True)
     setup_logging(log_format, console=console)
+    if devices == ("auto",):
+        gpus = asyncio.run(count_gpus())
+        devices = tuple(f"cuda:{index}" for index in range(gpus)) if gpus > 1 else devices
+    if len(devices) > 1:
+        raise typer.Exit(_run_each(context, settings, devices, stop_with_stdin=stop_with_stdin))
     raise typer.Exit(_run(settings, choose_view(log_format, dashboard, console), stop_with_stdin=stop_with_stdin))
 
 
@@ -236,3 +254,13 @@ def _run(settings: ServeSettings, view: View, *, stop_with_stdin: bool) -> int:
 
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         return runner.run(until_told(volunteer(settings, Noted(view, state)), stdin=stop_with_stdin))
+
+
+def _run_each(context: typer.Context, settings: ServeSettings, devices: Sequence[str], *, stop_with_stdin: bool) -> int:
+    """The exit status."""
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        memory = runner.run(find_device("cpu")).memory
+        announce = context.params["announce"] or ()
+        shares = share_out(settings, announce, devices, cores=physical_cores(), memory=memory)
+        several = Several(settings, shares, partial(same_command, context), state_folder(os.environ, Path.home()))
+        return runner.run(until_told(several.run(), stdin=stop_with_stdin)) or several.status

@@ -12,7 +12,16 @@ from swarm.errors import UsageError
 from swarm.ids import ADAPTER_NAME, MAX_ADAPTERS, Span
 from swarm.invites import Invite
 
-__all__ = ["DEVICES", "PRECISIONS", "QUANTIZATIONS", "REACHES", "ServeSettings", "parse_adapters", "parse_precision"]
+__all__ = [
+    "DEVICES",
+    "PRECISIONS",
+    "QUANTIZATIONS",
+    "REACHES",
+    "ServeSettings",
+    "parse_adapters",
+    "parse_devices",
+    "parse_precision",
+]
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 QUANTIZATIONS = ("auto", "none", "bf16", "int8", "int4", "nf4")
@@ -97,6 +106,21 @@ def parse_precision(text: str) -> str:
     """`fp32` for `float32`, and so on; unknown names stay as they are, for ServeSettings to refuse."""
     name = text.strip().lower().removeprefix("torch.")
     return _LONG_NAMES.get(name, name)
+
+
+def parse_devices(text: str) -> tuple[str, ...]:
+    """One as it is, for ServeSettings to check, or those of a list. Raises UsageError for a list that can't be."""
+    if "," not in text:
+        return (text,)
+    names = ["cuda:0" if name.strip() == "cuda" else name.strip() for name in text.split(",")]
+    for name in names:
+        if name == "auto" or not _DEVICE.fullmatch(name):
+            raise UsageError(
+                f"--device is {DEVICES}, or several of these without auto, as in cuda:0,cuda:1; not '{text}'"
+            )
+        if name != "cpu" and names.count(name) > 1:
+            raise UsageError(f"--device {text}: {name} is there twice, and one peer uses it well: name it once")
+    return tuple(names)
 
 
 def parse_adapters(values: Iterable[str]) -> tuple[tuple[str, str], ...]:
