@@ -32,8 +32,9 @@ class DecodingAhead:
         **kwargs: Any,
     ) -> Any:
         cache = kwargs.get("past_key_values")
-        if self.embeds_plainly and isinstance(cache, SwarmCache) and not generation_config.do_sample:
-            assert isinstance(self, PreTrainedModel)
+        assert isinstance(self, PreTrainedModel)
+        known = self.embeds_plainly and not (generation_config.do_sample or self.training)
+        if known and isinstance(cache, SwarmCache):
             embed = self.get_input_embeddings()
             last = _Last(lambda tokens: cache.begin(embed(tokens), tokens), generation_config)
             logits_processor = LogitsProcessorList([*logits_processor, last])

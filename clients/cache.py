@@ -200,14 +200,12 @@ class SwarmCache(Cache):
         """Begin the step that `advance` will probably be asked for next: one more column, as `hidden` [rows, 1, hidden]
         and the `tokens` [rows, 1] that it came from. If it is asked for another one instead, nothing has happened."""
         session, parts = self._session, self._parts(hidden, tokens, None, 1)
-        if session is None or self._begun is not None:
-            return
-        if not _agree([part.row for part in parts], session.positions):
-            return  # rows have to be copied or cut first
+        if session is None or not _agree([part.row for part in parts], session.positions):
+            return  # or rows have to be copied or cut first
         if self._max_positions is not None and max(part.row.at for part in parts) >= self._max_positions:
             return
         with self._lock:
-            if not (self._closed or self._interrupted):
+            if not (self._closed or self._interrupted or self._begun):
                 self._running = self._connection.submit(_send(session, parts))
                 self._begun = _Begun(parts, self._running)
 
@@ -250,7 +248,7 @@ class SwarmCache(Cache):
     # --- inside ---
 
     def _stop_running(self) -> None:
-        self._interrupted = True
+        self._interrupted, self._begun = True, None
         if self._running is not None:
             self._running.cancel()
 
@@ -267,16 +265,18 @@ class SwarmCache(Cache):
 
     def _run(self, parts: Sequence[Part]) -> tuple[list[RowId], Tensor]:
         """The session's row of each part, and the outputs [sum want, hidden]."""
-        begun, self._begun = self._begun, None
-        if begun is not None and not begun.is_of(parts):
-            begun.running.cancel()
-            begun = None
         with self._lock:
             if self._closed:
                 raise UsageError("this cache is closed, and what peers held for it is gone: make another one")
             if self._interrupted:
                 raise CancelledError
-            running = begun.running if begun is not None else self._connection.submit(self._step(parts))
+            begun, self._begun = self._begun, None
+            if begun is not None and begun.is_of(parts):
+                running = begun.running
+            else:
+                if begun is not None:
+                    begun.running.cancel()
+                running = self._connection.submit(self._step(parts))
             self._running = running
         try:
             return running.result()

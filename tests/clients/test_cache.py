@@ -227,14 +227,17 @@ def test_a_step_that_was_begun_and_failed_leaves_the_cache_where_it_was(session:
 def test_a_step_that_was_begun_can_be_interrupted(session: Sums) -> None:
     with cache_over(session) as cache:
         advance(cache, [[5]])
-        session.free.clear()
-        with cache.interruptible():
-            begin(cache, [6])
-            cache.interrupt()
-            with pytest.raises(CancelledError):
-                advance(cache, [[6]])
-        session.free.set()
-        assert advance(cache, [[6]]) == [[11]]
+        for asked in (True, False):
+            session.free.clear()
+            with cache.interruptible():
+                begin(cache, [6])
+                cache.interrupt()
+                if asked:
+                    with pytest.raises(CancelledError):
+                        advance(cache, [[6]])
+            session.free.set()
+            assert advance(cache, [[6]]) == [[11]]
+            cache.crop(-1)
 
 
 def test_a_step_that_fails_leaves_the_cache_where_it_was(session: Sums) -> None:

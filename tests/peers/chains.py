@@ -7,6 +7,9 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from peers.batch import PagedBatch
+from peers.fused import FusedBlock
+from peers.gates import find_layers
 from peers.pages import PageTable, RowSlice
 from peers.span import BlockSpan
 from swarm.checkpoint import Checkpoint
@@ -86,3 +89,17 @@ def load(checkpoint: Checkpoint, blocks: Span) -> BlockSpan:
     return BlockSpan.load(
         checkpoint, blocks, dtype=torch.float32, device=device, kv_tokens=KV_TOKENS, page_size=PAGE_SIZE
     )
+
+
+def fused_blocks(span: BlockSpan) -> list[FusedBlock]:
+    fused = [layer.get_submodule("fused") for layer in find_layers(span.model, len(span.blocks))]
+    return [block for block in fused if isinstance(block, FusedBlock)]
+
+
+@torch.inference_mode()
+def one_by_one(span: BlockSpan, states: Tensor, batch: PagedBatch) -> Tensor:
+    """What the fused blocks of a span make of `states`."""
+    states = states.clone()
+    for batch.layer, block in enumerate(fused_blocks(span)):
+        block.forward(states, batch)
+    return states

@@ -10,15 +10,13 @@ import torch
 from torch import Tensor
 
 from peers.batch import PagedBatch
-from peers.fused import FusedBlock
-from peers.gates import find_layers
 from peers.pages import PageTable, RowSlice
-from peers.recorded import Recordings, on_gpu
+from peers.recorded import Record, Recordings, on_gpu
 from peers.span import BlockSpan
 from swarm.checkpoint import resolve
 from swarm.ids import Span
 from tests.models import tiny_model
-from tests.peers.chains import load
+from tests.peers.chains import fused_blocks, load, one_by_one
 
 LAYERS = 4
 
@@ -26,12 +24,8 @@ LAYERS = 4
 class Recorder:
     def __init__(self) -> None:
         self.recorded = self.played = 0
-        self.fails = False
-        self.wrong = 0.0
 
     def __call__(self, work: Callable[[], None]) -> Callable[[], None]:
-        if self.fails:
-            raise RuntimeError("this device records nothing")
         self.recorded += 1
         work()  # as for warming up
 
@@ -49,11 +43,6 @@ def span_of(folder: Path, family: str = "llama", **changes: Any) -> BlockSpan:
 @pytest.fixture
 def recorder() -> Recorder:
     return Recorder()
-
-
-def blocks_of(span: BlockSpan) -> list[FusedBlock]:
-    fused = [layer.get_submodule("fused") for layer in find_layers(span.model, LAYERS)]
-    return [block for block in fused if isinstance(block, FusedBlock)]
 
 
 class Rows:
@@ -78,20 +67,13 @@ class Rows:
         return self.step(which)
 
 
-def one_by_one(span: BlockSpan, states: Tensor, batch: PagedBatch) -> Tensor:
-    states = states.clone()
-    for batch.layer, block in enumerate(blocks_of(span)):
-        block.forward(states, batch)
-    return states
-
-
 @pytest.mark.parametrize(("family", "changes"), [("llama", {}), ("qwen3", {}), ("mistral", {"sliding_window": 8})])
 @torch.inference_mode()
 def test_played_steps_give_what_the_blocks_give(
     tmp_path: Path, recorder: Recorder, family: str, changes: dict[str, Any]
 ) -> None:
     span = span_of(tmp_path, family, **changes)
-    recordings = Recordings.of(blocks_of(span), span.cache, 0, recorder)
+    recordings = Recordings.of(fused_blocks(span), span.cache, 0, recorder)
     assert recordings is not None
     rows = Rows(span, [20, 3, 41, 9, 30])
     for which in (slice(0, 5), slice(0, 5), slice(1, 4), slice(2, 3), slice(0, 3), slice(4, 5)):
@@ -117,7 +99,7 @@ def test_what_others_left_in_memory_is_not_read(tmp_path: Path, recorder: Record
         keys, values = (tensor[span.cache.place(layer)[1]] for tensor in _arenas(span, layer))
         keys.fill_(torch.nan)
         values.fill_(torch.nan)
-    recordings = Recordings.of(blocks_of(span), span.cache, 0, recorder)
+    recordings = Recordings.of(fused_blocks(span), span.cache, 0, recorder)
     assert recordings is not None
     rows = Rows(span, [5, 60, 7])
     for _ in range(2):
@@ -131,26 +113,24 @@ def _arenas(span: BlockSpan, layer: int) -> tuple[Tensor, Tensor]:
     return arenas.keys, arenas.values
 
 
+def nothing(work: Callable[[], None]) -> Callable[[], None]:
+    raise RuntimeError("this device records nothing")
+
+
+@pytest.mark.parametrize(
+    ("record", "why"),
+    [
+        (nothing, "since that fails here: this device records nothing"),
+        (lambda work: lambda: None, "since what is played differs from what was recorded"),
+    ],
+    ids=["fails", "differs"],
+)
 @torch.inference_mode()
-def test_where_nothing_can_be_recorded_blocks_are_computed_as_ever(
-    tmp_path: Path, recorder: Recorder, caplog: pytest.LogCaptureFixture
+def test_where_recording_does_not_work_blocks_are_computed_as_ever(
+    tmp_path: Path, record: Record, why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    span, recorder.fails = span_of(tmp_path), True
-    recordings = Recordings.of(blocks_of(span), span.cache, 0, recorder)
-    assert recordings is not None
-    batch = Rows(span, [5, 6]).step()
-    hidden = torch.randn(2, span.hidden_size)
-    expected = one_by_one(span, hidden, batch)
-    recordings.forward(hidden, batch)
-    torch.testing.assert_close(hidden, expected, atol=1e-5, rtol=1e-5)
-    assert not recordings.takes(batch)
-    assert "steps are not recorded, since that fails here: this device records nothing" in caplog.text
-
-
-@torch.inference_mode()
-def test_what_is_played_is_not_trusted_when_it_differs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     span = span_of(tmp_path)
-    recordings = Recordings.of(blocks_of(span), span.cache, 0, lambda work: lambda: None)
+    recordings = Recordings.of(fused_blocks(span), span.cache, 0, record)
     assert recordings is not None
     batch = Rows(span, [5, 6]).step()
     hidden = torch.randn(2, span.hidden_size)
@@ -158,17 +138,17 @@ def test_what_is_played_is_not_trusted_when_it_differs(tmp_path: Path, caplog: p
     recordings.forward(hidden, batch)
     torch.testing.assert_close(hidden, expected, atol=1e-5, rtol=1e-5)
     assert not recordings.takes(batch)
-    assert "differs from what was recorded" in caplog.text
+    assert f"steps are not recorded, {why}" in caplog.text
 
 
 @torch.inference_mode()
 def test_rows_with_adapters_prompts_and_very_long_rows_are_left_alone(tmp_path: Path, recorder: Recorder) -> None:
     span = span_of(tmp_path)
-    recordings = Recordings.of(blocks_of(span), span.cache, 0, recorder)
+    recordings = Recordings.of(fused_blocks(span), span.cache, 0, recorder)
     assert recordings is not None
     rows = Rows(span, [5, 6])
     batch = rows.step()
-    hook = blocks_of(span)[1].attention.joined.register_forward_hook(lambda *_: None)
+    hook = fused_blocks(span)[1].attention.joined.register_forward_hook(lambda *_: None)
     assert not recordings.takes(batch)
     hook.remove()
     assert recordings.takes(batch)
@@ -181,7 +161,7 @@ def test_rows_with_adapters_prompts_and_very_long_rows_are_left_alone(tmp_path: 
 
 def test_blocks_that_choose_by_what_they_are_given_are_not_recorded(tmp_path: Path, recorder: Recorder) -> None:
     span = span_of(tmp_path, "mixtral")  # a token goes to some experts
-    assert Recordings.of(blocks_of(span), span.cache, 0, recorder) is None
+    assert Recordings.of(fused_blocks(span), span.cache, 0, recorder) is None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -191,7 +171,7 @@ def test_a_gpu_records_and_plays(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     span = BlockSpan.load(
         checkpoint, Span(0, LAYERS), dtype=torch.bfloat16, device=torch.device("cuda"), kv_tokens=512, page_size=4
     )
-    recordings = Recordings.of(blocks_of(span), span.cache, 0, on_gpu(span.device))
+    recordings = Recordings.of(fused_blocks(span), span.cache, 0, on_gpu(span.device))
     assert recordings is not None
     rows = Rows(span, [20, 3, 41])
     for _ in range(3):

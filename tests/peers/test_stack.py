@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 
 from peers.batch import PagedBatch
-from peers.fused import FusedBlock
-from peers.gates import find_layers
 from peers.pages import PageTable, RowSlice
 from peers.quantized import Packing
 from peers.span import BlockSpan
@@ -20,6 +18,7 @@ from swarm.checkpoint import resolve
 from swarm.ids import Span
 from swarm.packed.kernel import kernel
 from tests.models import tiny_model
+from tests.peers.chains import fused_blocks, one_by_one
 
 if kernel() is None:
     pytest.skip(f"there is no such kernel for {platform.machine()} here", allow_module_level=True)
@@ -50,13 +49,8 @@ def threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def blocks_of(span: BlockSpan) -> list[FusedBlock]:
-    fused = [layer.get_submodule("fused") for layer in find_layers(span.model, LAYERS)]
-    return [block for block in fused if isinstance(block, FusedBlock)]
-
-
 def stack_of(span: BlockSpan) -> Stack | None:
-    return Stack.of(blocks_of(span), span.cache, 0)
+    return Stack.of(fused_blocks(span), span.cache, 0)
 
 
 def rows_of(span: BlockSpan, lengths: list[int]) -> list[PageTable]:
@@ -83,14 +77,6 @@ def step(span: BlockSpan, tables: list[PageTable]) -> PagedBatch:
 
 def keys_and_values(span: BlockSpan, tables: list[PageTable]) -> list[Tensor]:
     return [each.clone() for table in tables for layer in range(LAYERS) for each in span.cache.view(layer, table)]
-
-
-@torch.inference_mode()
-def one_by_one(span: BlockSpan, states: Tensor, batch: PagedBatch) -> Tensor:
-    states = states.clone()
-    for batch.layer, block in enumerate(blocks_of(span)):
-        block.forward(states, batch)
-    return states
 
 
 @pytest.mark.parametrize("lengths", [[1], [50], [3, 40, 17, 90, 8], [5] * 37], ids=str)
@@ -127,7 +113,7 @@ def test_who_wants_to_see_what_happens_in_between_is_shown_it(span: BlockSpan) -
     assert stack is not None
     batch = step(span, tables)
     seen: list[Tensor] = []
-    down: Any = blocks_of(span)[2].mlp.down
+    down: Any = fused_blocks(span)[2].mlp.down
     hook = down.register_forward_hook(lambda module, args, output: seen.append(output))
     assert not stack.takes(batch)
     span.forward(torch.randn(1, span.hidden_size), _again(span, tables))
