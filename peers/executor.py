@@ -25,7 +25,7 @@ from peers.heap import Heap
 from peers.inlet import Inlet, SocketEnded
 from peers.loading import Loaded, load
 from peers.pipe import Kind, Packet, pack
-from peers.span_memory import available_memory, check_memory, resident_bytes
+from peers.span_memory import available_memory, check_memory, resident_bytes, used_memory
 from peers.training.desk import TrainingDesk
 from peers.training.trainee import Trainee
 from swarm.errors import SwarmError
@@ -160,7 +160,7 @@ def _training_desk(loaded: Loaded, settings: ExecutorSettings) -> TrainingDesk:
 def _free(loaded: Loaded, settings: ExecutorSettings) -> int:
     """Bytes of memory that nobody uses yet, and this peer may."""
     spare = available_memory(loaded.span.device)
-    return spare if settings.max_memory is None else min(spare, settings.max_memory - resident_bytes())
+    return spare if settings.max_memory is None else min(spare, settings.max_memory - used_memory(loaded.span.device))
 
 
 def die_with_parent() -> None:

@@ -16,8 +16,9 @@ __all__ = ["ExecutorReady", "ExecutorSettings", "ExecutorStats", "Streaming"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutorSettings:
-    """`model`: a name that `swarm.checkpoint.resolve` finds offline. `max_memory`: bytes for weights, keys, values and
-    outbox; what of the blocks is beyond it is read anew in each step; None for what is free, and nothing beyond.
+    """`model`: a name that `swarm.checkpoint.resolve` finds offline. `max_memory`: bytes of the device's
+    memory for weights, keys, values and outbox; what of the blocks is beyond it is read anew in each step on the CPU,
+    and refused elsewhere; None for what is free, and nothing beyond.
     `kv_tokens`, `outbox_tokens`: None for what memory gives. `threads`: None for what torch chooses. `cache`: a folder
     for profiles and packed blocks, absolute. `quantization`: of linear layers' weights, "none" for the `dtype` of
     everything else. `adapters` to host: names, and the folders that hold them, absolute."""

@@ -1,5 +1,6 @@
 """From settings to a span that computes: found, checked against memory, loaded, measured."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,14 @@ from peers.memory_budget import LEAST_KV_TOKENS
 from peers.profiling import load_or_measure
 from peers.quantized import Packing
 from peers.span import BlockSpan
-from peers.span_memory import available_memory, check_memory, default_kv_tokens, kv_bytes_per_token, span_bytes
+from peers.span_memory import (
+    available_memory,
+    check_memory,
+    default_kv_tokens,
+    kv_bytes_per_token,
+    limit_memory,
+    span_bytes,
+)
 from peers.window import Window
 from routing.perf import Profile
 from swarm.checkpoint import Checkpoint, resolve
@@ -55,11 +63,11 @@ def load(settings: ExecutorSettings) -> Loaded:
     cache = Path(settings.cache)
     dtype, device = DTYPES[settings.dtype], _device(settings.device)
     checkpoint = resolve(settings.model, cache=cache, revision=settings.revision)
-    if settings.max_memory is not None and device.type != "cpu":
-        raise UsageError(f"a limit of memory is for the cpu, not for {settings.device}: give --device cpu, or no limit")
+    if settings.max_memory is not None:
+        limit_memory(device, settings.max_memory)
     hosted = [HostedAdapter.read(name, Path(folder), checkpoint, settings.blocks) for name, folder in settings.adapters]
     beside = sum(each.nbytes for each in hosted)
-    kv_tokens, room = _fit(checkpoint, settings, dtype, available_memory(device), beside)
+    kv_tokens, room = _fit(checkpoint, settings, dtype, device, beside)
     packing = None if settings.quantization == "none" and room is None else Packing(settings.quantization, cache, room)
     try:
         span = BlockSpan.load(
@@ -103,17 +111,16 @@ def _device(name: str) -> torch.device:
 
 
 def _fit(
-    checkpoint: Checkpoint, settings: ExecutorSettings, dtype: torch.dtype, available: int, beside: int
+    checkpoint: Checkpoint, settings: ExecutorSettings, dtype: torch.dtype, device: torch.device, beside: int
 ) -> tuple[int, int | None]:
     """The KV budget in tokens, as given or as memory has it beside the weights, and how many bytes of weights may be in
     memory at once: None, where all fit. `beside`: bytes of what else is loaded. Raises ModelError."""
-    if settings.max_memory is not None:
-        available = min(available, settings.max_memory)
-    available -= beside
+    limit = settings.max_memory
+    available = min(available_memory(device), limit or sys.maxsize) - beside
     needed = span_bytes(checkpoint, settings.blocks, dtype, settings.quantization)
     per_token = kv_bytes_per_token(checkpoint, settings.blocks, dtype) + checkpoint.hidden_size * dtype.itemsize
     least = settings.kv_tokens or min(LEAST_KV_TOKENS, checkpoint.max_positions)
-    if settings.max_memory is not None and needed + least * per_token > available:
+    if limit is not None and device.type == "cpu" and needed + least * per_token > available:
         tokens = settings.kv_tokens or default_kv_tokens(available // 2, per_token, checkpoint.max_positions)
         return tokens, available - tokens * per_token
     check_memory(checkpoint, settings.blocks, dtype, available, settings.quantization)

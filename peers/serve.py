@@ -132,6 +132,12 @@ def serve(
             "every step, which is slow.",
         ),
     ] = None,
+    max_vram: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="Of a GPU's memory, for weights and KV, such as 8GB; no more blocks are taken."
+        ),
+    ] = None,
     kv_cache_tokens: Annotated[
         int | None, typer.Option(metavar="N", help="Tokens of all sessions to keep; by default what memory allows.")
     ] = None,
@@ -224,6 +230,7 @@ def serve(
         quantization=parse_precision(quantization),
         threads=threads,
         max_memory=None if max_memory is None else parse_size(max_memory),
+        max_vram=None if max_vram is None else parse_size(max_vram),
         kv_tokens=kv_cache_tokens,
         adapters=parse_adapters(adapters or ()),
         training_share=training_share,

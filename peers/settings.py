@@ -55,7 +55,8 @@ class ServeSettings:
     precision: str = "auto"
     quantization: str = "auto"
     threads: int | None = None
-    max_memory: int | None = None  # bytes
+    max_memory: int | None = None  # bytes, of the machine's
+    max_vram: int | None = None  # bytes, of a GPU's
     kv_tokens: int | None = None
     adapters: tuple[tuple[str, str], ...] = ()
     training_share: float = 0.1  # of the device's time, while others generate

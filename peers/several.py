@@ -53,8 +53,6 @@ def share_out(
     """
     count, cpus = len(devices), devices.count("cpu")
     _check_ports(settings, announce, count)
-    if settings.max_memory is not None and cpus < count:
-        raise UsageError(f"--max-memory is for the cpu, and --device names {', '.join(devices)}: leave it out")
     spans, numbers = _spans(settings.blocks, count), _numbers(settings.num_blocks, count)
     fits = cpus > 1 and not (settings.max_memory or settings.blocks or settings.num_blocks)
     shares: list[Options] = []
@@ -65,6 +63,8 @@ def share_out(
             "identity_path": _numbered(settings.identity, index),
             "blocks": spans[index],
             "num_blocks": numbers[index],
+            "max_memory": _size(settings.max_memory if device == "cpu" or not cpus else None),
+            "max_vram": _size(settings.max_vram if device != "cpu" or cpus == count else None),
             "threads": settings.threads or max(1, cores // count),
             "stop_with_stdin": True,
         }
@@ -110,6 +110,10 @@ def _shared(blocks: int, count: int, option: str) -> list[int]:
             f"{option}: {count} devices share these blocks, one each at least: give more, or fewer devices"
         )
     return [blocks // count + (index < blocks % count) for index in range(count)]
+
+
+def _size(size: int | None) -> str | None:
+    return None if size is None else f"{size}B"
 
 
 def _numbered(identity: Path | None, index: int) -> Path | None:

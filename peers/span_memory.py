@@ -61,6 +61,18 @@ def available_memory(device: torch.device) -> int:
     return free_memory()
 
 
+def limit_memory(device: torch.device, size: int) -> None:
+    """Have torch give out no more of the device's memory than so many bytes, where it can be told so."""
+    if device.type == "cuda":
+        _, total = torch.cuda.mem_get_info(device)
+        torch.cuda.set_per_process_memory_fraction(min(1.0, size / total), device)
+
+
+def used_memory(device: torch.device) -> int:
+    """Of the device's memory, what this process has."""
+    return torch.cuda.memory_reserved(device) if device.type == "cuda" else resident_bytes()
+
+
 def check_memory(
     checkpoint: Checkpoint, blocks: Span, dtype: torch.dtype, available: int, quantization: str = "none"
 ) -> None:

@@ -61,7 +61,7 @@ class _Plan:
     precision: Precision
     capacity: int  # blocks
     threads: int
-    max_memory: int | None  # bytes
+    max_memory: int | None  # bytes, of the device's
     streams: bool  # whether blocks are more than fit at once
     adapters: Mapping[str, Path]  # that are hosted, by name
 
@@ -154,10 +154,7 @@ async def _guard(host: Libp2pHost) -> None:
 
 async def _plan(settings: ServeSettings) -> _Plan:
     device = await find_device(settings.device)
-    if settings.max_memory is not None and device.name != "cpu":
-        raise UsageError(
-            f"--max-memory is for the cpu, and this peer would compute on {device.label}: give --device cpu"
-        )
+    limit = _limit(settings, device)
     _log.info("looking for model %s", settings.model)
     checkpoint = await asyncio.to_thread(resolve, settings.model, cache=settings.cache, revision=settings.revision)
     _log.info("model %s has %d blocks; its files are in %s", checkpoint.name, checkpoint.num_blocks, checkpoint.folder)
@@ -165,7 +162,7 @@ async def _plan(settings: ServeSettings) -> _Plan:
     adapters, beside = await asyncio.to_thread(_adapters, settings, checkpoint)
     threads = settings.threads or physical_cores()
     cache = settings.cache.absolute()
-    memory = min(device.memory, settings.max_memory or device.memory)
+    memory = min(device.memory, limit or device.memory)
     smallest = _block_cost(checkpoint, DTYPES["bf16"], "int4" if device.name == "cpu" else "nf4", beside)
     _capacity(settings, memory, smallest, checkpoint.num_blocks)  # before anything is read or measured
     precision = await asyncio.to_thread(
@@ -177,8 +174,21 @@ async def _plan(settings: ServeSettings) -> _Plan:
     capacity, streams = _capacity(settings, memory, cost, checkpoint.num_blocks)
     found = "are more than fit" if streams else "fit"
     _log.info("%d blocks %s in %s on %s, %s", capacity, found, precision.name, device.label, readable(memory))
-    limit = None if settings.max_memory is None else memory
-    return _Plan(checkpoint, device, precision, capacity, threads, limit, streams, adapters)
+    most = None if limit is None else memory
+    return _Plan(checkpoint, device, precision, capacity, threads, most, streams, adapters)
+
+
+def _limit(settings: ServeSettings, device: Device) -> int | None:
+    """What the volunteer lets us have of the memory beside the device, bytes. Raises UsageError."""
+    gpu = device.name.startswith("cuda")
+    if settings.max_memory is not None and device.name != "cpu":
+        instead = "--max-vram instead, or --device cpu" if gpu else "--device cpu"
+        raise UsageError(f"--max-memory is for the cpu, and this peer would compute on {device.label}: give {instead}")
+    if settings.max_vram is not None and not gpu:
+        raise UsageError(
+            f"--max-vram is for GPUs with CUDA, and this peer would compute on {device.label}: give --max-memory"
+        )
+    return settings.max_memory or settings.max_vram
 
 
 def _adapters(settings: ServeSettings, checkpoint: Checkpoint) -> tuple[dict[str, Path], int]:

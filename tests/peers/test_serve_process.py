@@ -223,6 +223,10 @@ def test_span_out_of_memory_is_refused(model: Path, tmp_path: Path) -> None:
     assert "do not fit" in refused(model, tmp_path, num_blocks=4, kv_tokens=10**12)
 
 
+def test_limit_of_a_gpus_memory_is_refused_where_there_is_none(model: Path, tmp_path: Path) -> None:
+    assert "give --max-memory" in refused(model, tmp_path, device="cpu", max_vram=10**9)
+
+
 def test_adapter_of_another_model_is_refused(model: Path, tmp_path: Path) -> None:
     assert "no adapter 'nowhere'" in refused(model, tmp_path, adapters=(("style", "nowhere"),))
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "somebody"}')

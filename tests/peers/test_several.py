@@ -70,12 +70,15 @@ def online(command: Command) -> dict[PeerId, Span]:
     return {record.peer: record.span for record in records(command).values() if record.state is PeerState.ONLINE}
 
 
-def test_two_devices_begin_a_swarm_of_two_peers_that_leave_together(two: Command) -> None:
+def test_two_devices_begin_a_swarm_of_two_peers_that_pause_and_leave_together(two: Command) -> None:
     ready = two.said("ready")
     assert online(two) == {ready["cpu"]["peer_id"]: Span(0, 2), ready["cpu-2"]["peer_id"]: Span(2, 4)}
     assert two.identity.exists()
     assert two.identity.with_name("identity-2").exists()
     family = two.family()
+    os.kill(two.pid, PAUSE)
+    for label in BOTH:
+        two.wait_line(f'"paused: it was told to", "on": "{label}"')
     os.kill(two.pid, signal.SIGTERM)
     assert two.wait() == 0
     assert set(two.said("stats")) == set(BOTH)  # the last they say, in good order
@@ -83,19 +86,11 @@ def test_two_devices_begin_a_swarm_of_two_peers_that_leave_together(two: Command
     assert list(two.temporary.iterdir()) == []
 
 
-def test_killed_peer_leaves_the_other_serving(two: Command) -> None:
-    peers, left = two.peers(), two.said("ready")["cpu-2"]["peer_id"]
-    peers["cpu"].kill()
+def test_killed_peer_leaves_the_other_serving_which_does_not_outlive_the_command(two: Command) -> None:
+    left = two.said("ready")["cpu-2"]["peer_id"]
+    two.peers()["cpu"].kill()
     assert "cpu was ended by SIGKILL; cpu-2 goes on" in two.wait_line("the peer on")
     assert online(two)[left] == Span(2, 4)
-    peers["cpu-2"].terminate()
-    assert two.wait() == 1  # nobody told the command to end, and one of its peers has failed
-
-
-def test_peers_pause_together_and_do_not_outlive_the_command(two: Command) -> None:
-    os.kill(two.pid, PAUSE)
-    for label in BOTH:
-        two.wait_line(f'"paused: it was told to", "on": "{label}"')
     family = two.family()
     os.kill(two.pid, signal.SIGKILL)
     for process in family[1:]:
@@ -165,6 +160,14 @@ def test_being_told_again_is_handed_on(tmp_path: Path) -> None:
     asyncio.run(tell_twice())
 
 
+def test_peer_that_fails_is_in_the_exit_status(tmp_path: Path) -> None:
+    joining = settings(new_swarm=False, initial_peers=("somebody",))
+    shares = [{"device": "cpu", "status": status} for status in (0, 3)]
+    several = Several(joining, shares, lambda own: [sys.executable, "-c", f"exit({own['status']})"], tmp_path)
+    asyncio.run(several.run())
+    assert several.status == 1  # nobody told the command to end
+
+
 # --- what each is told ------------------------------------------------------------------------------------------------
 
 
@@ -210,13 +213,18 @@ def test_processors_that_take_what_fits_share_the_memory() -> None:
     assert [share["threads"] for share in shared(("cpu", "cpu"), threads=3)] == [3, 3]
 
 
+def test_limits_of_memory_go_to_those_who_have_it() -> None:
+    each = shared(("cpu", "cuda:0"), max_memory=700, max_vram=900)
+    assert [(share.get("max_memory"), share.get("max_vram")) for share in each] == [("700B", None), (None, "900B")]
+    assert shared(("cuda:0", "cuda:1"), max_memory=700)[0]["max_memory"] == "700B"  # which it refuses
+
+
 @pytest.mark.parametrize(
     ("options", "announce", "sentence"),
     [
         ({"blocks": Span(3, 4)}, (), "--blocks 3:4: 2 devices share"),
         ({"num_blocks": 1}, (), "--num-blocks 1: 2 devices share"),
         ({"port": 65535}, (), "--port 65535: 2 devices"),
-        ({"max_memory": 10**9}, (), "--max-memory is for the cpu"),
         ({"port": 4000}, ("198.51.100.4:4000",), "--announce: .* --port N"),
         ({}, ("198.51.100.4:4000",), "--announce: .* --port N"),
     ],
