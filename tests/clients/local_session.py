@@ -14,12 +14,13 @@ from transformers import DynamicCache, PreTrainedModel
 
 from clients.events import ChainChanged, Observer
 from clients.history import Embed
+from clients.loop_thread import LoopThread, Submitted
 from clients.session import RowChunk
 from clients.training.chains import TrainingChains
 from routing.chains import Hop
 from routing.hosting import Hosted
 from swarm.checkpoint import load_span, resolve
-from swarm.errors import NetworkError, UsageError
+from swarm.errors import UsageError
 from swarm.ids import PeerId, RowId, Span
 from swarm.messages import Contact
 from swarm.training import PackedAdapter
@@ -43,20 +44,15 @@ class LocalConnection:
         self.gate = threading.Event()  # steps wait for it,
         self.waiting = threading.Event()  # and say so
         self.gate.set()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-        self._closed = False
+        self._thread = LoopThread("local")
+        self._submitted = Submitted(self._thread.loop)
 
     @property
     def open_sessions(self) -> int:
         return sum(not session.gone.is_set() for session in self.sessions)
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> "Future[T]":
-        if self._closed:
-            coroutine.close()
-            raise NetworkError("this connection is closed")
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        return self._submitted.submit(coroutine)
 
     async def session(
         self,
@@ -82,11 +78,8 @@ class LocalConnection:
         raise UsageError("the stand-in for a swarm has no gradients")
 
     def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
+        if self._submitted.end(asyncio.sleep(0)):
+            self._thread.close()
 
 
 class LocalSession:

@@ -6,6 +6,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedModel, StoppingCriteria
 
 from clients.model import SwarmModelForCausalLM
+from swarm.errors import NetworkError
 from tests.clients.local_session import LocalConnection
 from tests.models import FAMILIES
 
@@ -83,3 +84,23 @@ def test_rows_that_end_early_are_no_obstacle(model: SwarmModelForCausalLM, local
     end = int(plain[1, PROMPT.shape[1] + 2])
     options = {"max_new_tokens": 8, "eos_token_id": end, "pad_token_id": 0}
     assert model.generate(prompts, **options).tolist() == local.generate(prompts, **options).tolist()
+
+
+def test_closing_the_connection_with_the_next_step_under_way_ends_with_a_sentence(
+    model: SwarmModelForCausalLM, connection: LocalConnection
+) -> None:
+    class Hold(LogitsProcessor):
+        def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+            connection.gate.clear()
+            return scores
+
+    class Close(StoppingCriteria):
+        def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:
+            assert connection.waiting.wait(SECONDS)
+            connection.close()
+            return torch.tensor([False])
+
+    with pytest.raises(NetworkError, match="closed while a step was under way"):
+        model.generate(
+            PROMPT, max_new_tokens=4, eos_token_id=NEVER, logits_processor=[Hold()], stopping_criteria=[Close()]
+        )
