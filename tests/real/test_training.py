@@ -51,6 +51,7 @@ def alive(kind: type) -> list[Any]:
 
 def memory() -> dict[int, int]:
     """Bytes of tensors in this process by where they are, and of adapters that travel."""
+    gc.collect()  # where those are that nobody has any more, others will soon be
     tensors = (tensor for tensor in alive(torch.Tensor) if tensor.layout is torch.strided and not tensor.is_meta)
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
     return storages | {id(packed.body): len(packed.body) for packed in alive(PackedAdapter)}

@@ -227,7 +227,9 @@ def test_other_errors_have_their_own_classes(client: anthropic.Anthropic, comple
         client.messages.create(model="tiny", max_tokens=5, messages=HI)
 
 
-def test_a_failure_in_mid_stream_is_an_error_event(client: anthropic.Anthropic, completer: PlayedCompleter) -> None:
+def test_a_failure_in_mid_stream_is_an_error_event(
+    client: anthropic.Anthropic, completer: PlayedCompleter, live: LiveGateway
+) -> None:
     completer.tokens = completer.tokens[:4]
     completer.error = MissingBlocks([1], "no peer serves block 1")
     got = []
@@ -236,7 +238,7 @@ def test_a_failure_in_mid_stream_is_an_error_event(client: anthropic.Anthropic, 
         client.messages.stream(model="tiny", max_tokens=50, messages=HI) as stream,
     ):
         got += list(stream.text_stream)
-    assert completer.answers[-1].closed
+    live.wait_for(lambda: completer.answers[-1].closed)
 
 
 def test_who_goes_away_is_not_answered_any_more(
