@@ -126,18 +126,22 @@ class PagedBatch:
         if kernel is not None and pairs is not None and kernel.turns(pairs):
             factors = None if norm is None else norm.with_eps
             kernel.store(joined, pairs, arenas.keys[index], arenas.values[index], self.slots, factors)
-            return self._read(query, heads.rule).view(self.tokens, -1)
-        turned = joined.narrow(1, 0, heads.query + heads.kv)
-        if norm is not None:
-            turned.copy_(norm.forward(turned))
-        if turn is not None:
-            turn.turn(turned)
+        else:
+            turned = joined.narrow(1, 0, heads.query + heads.kv)
+            if norm is not None:
+                turned.copy_(norm.forward(turned))
+            if turn is not None:
+                turn.turn(turned)
+            self._store(arenas, index, both)
+        return self._read(query, heads.rule).view(self.tokens, -1)
+
+    def _store(self, arenas: Arenas, index: int, both: Tensor) -> None:
+        """`both`: keys and values of the new tokens, `[T, heads of keys and of values, width]`."""
         assert arenas.both is not None
         if len(self._parts) == self.tokens == 1:
             self._targets(arenas.both)[index].copy_(both[0])
         else:
             arenas.both[index].index_copy_(1, self.slots, both.transpose(0, 1))
-        return self._read(query, heads.rule).view(self.tokens, -1)
 
     def _targets(self, arena: Tensor) -> tuple[Tensor, ...]:
         """Where the only token goes, in each layer of `arena`."""

@@ -40,7 +40,7 @@ from swarm.jit.builder import (
     i64,
 )
 from swarm.jit.compiler import LANES
-from swarm.jit.maths import exp
+from swarm.jit.maths import exp, inverse_root
 from swarm.jit.threads import begin_and_end, shared
 
 __all__ = ["ATTEND", "PAD", "STORE", "at_once", "module"]
@@ -113,9 +113,7 @@ def _norm(code: Code, head: Value, factors: Value, least: Value, width: int) -> 
     squares = code.fmul(values[0], values[0])
     for value in values[1:]:
         squares = code.multiply_add(value, value, squares)
-    mean = code.fmul(code.total(squares), constant(FLOAT, 1 / width))
-    root = code.intrinsic("llvm.sqrt.f32", FLOAT, code.fadd(mean, code.at(least, i64(0), FLOAT)))
-    scale = code.splat(code.fdiv(constant(FLOAT, 1.0), root))
+    scale = inverse_root(code, squares, constant(FLOAT, width), code.at(least, i64(0), FLOAT))
     for place, value in zip(places, values, strict=True):
         factor = code.at(factors, place, FLOATS)
         code.store(code.fmul(code.fmul(value, scale), factor), code.offset(head, place), align=4)

@@ -1,6 +1,5 @@
 """Attention of rows that decode, in one call for all of them, compiled for this processor."""
 
-import ctypes
 import logging
 from collections.abc import Sequence
 from functools import cache
@@ -50,12 +49,12 @@ class DecodeKernel:
     """Safe to use from many threads."""
 
     def __init__(self, width: int, group: int) -> None:
-        from peers.decode_code import PAD, at_once, module
+        from peers.decode_code import ATTEND, PAD, STORE, at_once, module
+        from swarm.jit.threads import arguments
 
         self.compiled = Compiled(module(width, group))
-        kinds = (*[ctypes.c_int64] * 12, ctypes.c_float, ctypes.c_int32)
-        self._attend = self.compiled.function("attend", *kinds)
-        self._store = self.compiled.function("store", *[ctypes.c_int64] * 13, ctypes.c_int32)
+        self._attend = self.compiled.function("attend", *arguments(ATTEND, 1))
+        self._store = self.compiled.function("store", *arguments(STORE, 1))
         self._at_once, self._pad = at_once(width, group), PAD
 
     def turns(self, pairs: Tensor) -> bool:

@@ -10,7 +10,7 @@ that is a module costs 0.6 µs and a call of one as much again, some twenty time
 in `_modules`, and call the `forward` of what is theirs; maps to which others may attach are called as modules.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -22,7 +22,7 @@ from peers.batch import Heads, PagedBatch
 from peers.turns import Turning
 from swarm.packed.tiles import Int4Tiles
 
-__all__ = ["Attention", "Beside", "FusedBlock", "Mlp", "Norm", "Part", "WholeMlp"]
+__all__ = ["Attention", "Beside", "FusedBlock", "Mlp", "Norm", "Part", "WholeMlp", "watched"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,9 +64,14 @@ class Norm(nn.Module):
         return rms_norm(x, (self.width,), None, self.eps).mul_(self._factors)
 
 
+def watched(modules: Iterable[nn.Module]) -> bool:
+    """Whether anybody wants to see, or change, what goes into one of them or comes out: adapters do."""
+    return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+
+
 def _ours(linear: nn.Module) -> TypeGuard[Int4Tiles]:
-    """Whether it does what stands around it, too, and nobody else wants to see that."""
-    return isinstance(linear, Int4Tiles) and not (linear._forward_hooks or linear._forward_pre_hooks)
+    """Whether it does what stands around it, too."""
+    return isinstance(linear, Int4Tiles) and not watched((linear,))
 
 
 def _enter(norm: Norm, linear: nn.Module, states: Tensor) -> Tensor:

@@ -35,6 +35,9 @@ print(json.dumps(found))
 """
 
 
+_known: dict[int, dict[str, Any]] = {}
+
+
 @dataclass(frozen=True, slots=True)
 class Device:
     """Where blocks are computed. `name` as torch writes it; `memory`: bytes that blocks and KV may fill."""
@@ -93,6 +96,13 @@ def _may_have_cuda() -> bool:
 
 
 async def _probe_cuda(index: int) -> dict[str, Any]:
+    """Of one device, asked once: that takes an import of torch."""
+    if index not in _known:
+        _known[index] = await _ask_cuda(index)
+    return _known[index]
+
+
+async def _ask_cuda(index: int) -> dict[str, Any]:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", _PROBE, str(index), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from peers.batch import PagedBatch
-from peers.fused import FusedBlock, Mlp
+from peers.fused import FusedBlock, Mlp, watched
 from peers.kv import KVCache
 
 __all__ = ["Record", "Recordings", "StaticBatch", "on_gpu"]
@@ -50,7 +50,7 @@ class Recordings:
     def takes(self, batch: PagedBatch) -> bool:
         """Whether these rows can be computed so: they decode, and nobody else wants to see what happens in between."""
         fits = batch.decoding and batch.rows * batch.longest <= MOST_SEEN
-        return self._usable and fits and not any(own._forward_hooks or own._forward_pre_hooks for own in self._maps)
+        return self._usable and fits and not watched(self._maps)
 
     def forward(self, states: Tensor, batch: PagedBatch) -> None:
         """`states` `[rows, hidden]` are changed in place."""

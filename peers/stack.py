@@ -17,7 +17,7 @@ from torch.nn.functional import silu
 
 from peers.batch import PagedBatch
 from peers.decode_kernel import DecodeKernel, decode_kernel, threads_to_store, turn_strides
-from peers.fused import FusedBlock, Mlp
+from peers.fused import FusedBlock, Mlp, watched
 from peers.kv import Arenas, KVCache
 from peers.turns import Turning
 from swarm.jit.compiler import LANES, Compiled
@@ -87,7 +87,7 @@ class Stack:
 
     def takes(self, batch: PagedBatch) -> bool:
         """Whether this can compute these rows: they decode, and nobody else wants to see what happens in between."""
-        return batch.decoding and not any(own._forward_hooks or own._forward_pre_hooks for own in self._linears)
+        return batch.decoding and not watched(self._linears)
 
     def forward(self, states: Tensor, batch: PagedBatch) -> None:
         """`states` fp32 `[rows, hidden]`, contiguous, are changed in place."""

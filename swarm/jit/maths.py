@@ -2,9 +2,9 @@
 
 from math import factorial, log
 
-from swarm.jit.builder import FLOATS, INTS, Code, Value, all_lanes
+from swarm.jit.builder import FLOAT, FLOATS, INTS, Code, Value, all_lanes, constant
 
-__all__ = ["exp", "silu"]
+__all__ = ["exp", "inverse_root", "silu"]
 
 LOG2_E = 1.4426950408889634
 LEAST_POWER = -126.0  # of two: less counts as this
@@ -25,6 +25,12 @@ def exp(code: Code, x: Value) -> Value:
     exponent = code.intrinsic("llvm.fptosi.sat.v16i32.v16f32", INTS, whole)
     scale = code.shl(code.add(exponent, all_lanes(INTS, 127)), all_lanes(INTS, 23))
     return code.fmul(value, code.bitcast(scale, FLOATS))
+
+
+def inverse_root(code: Code, squares: Value, count: Value, least: Value) -> Value:
+    """In all lanes, one over the root of the mean of `count` values plus `least`, given the sums of their squares."""
+    mean = code.fadd(code.fdiv(code.total(squares), count), least)
+    return code.splat(code.fdiv(constant(FLOAT, 1.0), code.intrinsic("llvm.sqrt.f32", FLOAT, mean)))
 
 
 def silu(code: Code, x: Value) -> Value:

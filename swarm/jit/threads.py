@@ -1,12 +1,14 @@
 """Functions whose work the threads of OpenMP share, as GCC has them."""
 
+import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
+from typing import Any
 
 from swarm.jit.builder import BIT, FLOAT, I32, I64, POINTER, VOID, Code, Value, constant, elsewhere, function, i64
 from swarm.jit.compiler import PARALLEL, THREAD, THREADS
 
-__all__ = ["Part", "begin_and_end", "declared", "shared"]
+__all__ = ["Part", "arguments", "begin_and_end", "declared", "shared"]
 
 Part = Callable[[Code, SimpleNamespace, Value, Value], None]
 
@@ -43,6 +45,14 @@ def declared(whole: Value, name: str, kinds: Mapping[str, Value], parts: int) ->
     """Such a function as `shared` adds, which is somewhere else."""
     numbers = [FLOAT if kind is FLOAT else I64 for kind in kinds.values()]
     return function(whole, name, VOID, [*numbers, *[I32] * parts])
+
+
+def arguments(kinds: Mapping[str, Value], parts: int) -> list[Any]:
+    """What such a function is called with from Python."""
+    return [
+        *(ctypes.c_float if kind is FLOAT else ctypes.c_int64 for kind in kinds.values()),
+        *[ctypes.c_int32] * parts,
+    ]
 
 
 def begin_and_end(code: Code, count: Value, which: Value, of: Value) -> list[Value]:

@@ -42,7 +42,7 @@ from swarm.jit.builder import (
     i64,
 )
 from swarm.jit.compiler import LANES, LINE
-from swarm.jit.maths import silu
+from swarm.jit.maths import inverse_root, silu
 from swarm.jit.threads import begin_and_end, shared
 from swarm.packed.layout import FACTORS_BYTES, GROUP_BYTES, LEVELS_BYTES
 from swarm.packed.levels import GROUP, MIDDLE
@@ -107,7 +107,7 @@ def _quantize(whole: Value, way: str) -> Value:
     with code.loop(first, last) as (row, _):
         begin = code.mul(row, groups)
         source = code.mul(begin, i64(2)) if way == GATED else begin
-        scale = _inverse_root(code, x, begin, groups, norm, bf16) if way == NORMED else None
+        scale = _norming(code, x, begin, groups, norm, bf16) if way == NORMED else None
         with code.loop(i64(0), groups) as (group, _):
             at = code.add(source, group)
             halves = _load_group(code, x, at, bf16)
@@ -123,17 +123,14 @@ def _quantize(whole: Value, way: str) -> Value:
     return made
 
 
-def _inverse_root(code: Code, x: Value, begin: Value, groups: Value, norm: Value, bf16: Value) -> Value:
+def _norming(code: Code, x: Value, begin: Value, groups: Value, norm: Value, bf16: Value) -> Value:
     """In all lanes, what normalises a row."""
     with code.loop(i64(0), groups, carried=[all_lanes(FLOATS, 0.0)] * 2) as (group, sums):
         halves = _load_group(code, x, code.add(begin, group), bf16)
         sums.then[:] = [code.multiply_add(v, v, own) for v, own in zip(halves, sums.now, strict=True)]
-    whole = code.fadd(*sums.now)
-    total = code.total(whole)
     inputs = code.mul(groups, i64(GROUP))
     least = code.at(norm, code.mul(inputs, i64(4)), FLOAT)
-    mean = code.fadd(code.fdiv(total, code.sitofp(inputs, FLOAT)), least)
-    return code.splat(code.fdiv(constant(FLOAT, 1.0), code.intrinsic("llvm.sqrt.f32", FLOAT, mean)))
+    return inverse_root(code, code.fadd(*sums.now), code.sitofp(inputs, FLOAT), least)
 
 
 def _load_group(code: Code, x: Value, group: Value, bf16: Value) -> list[Value]:

@@ -1,6 +1,5 @@
 """Our own product with 4-bit weights, compiled for this processor when it is first asked for."""
 
-import ctypes
 import logging
 from functools import cache
 
@@ -41,10 +40,11 @@ class Kernel:
     def __init__(self, instructions: str) -> None:
         """`instructions`: those of `swarm.packed.code.INSTRUCTIONS` that this processor shall use. Raises RuntimeError
         where LLVM fails."""
-        from swarm.packed.code import module
+        from swarm.jit.threads import arguments
+        from swarm.packed.code import KINDS, module
 
         self.compiled = Compiled(module(instructions))
-        self._run = self.compiled.function("product", *[ctypes.c_int64] * 12, *[ctypes.c_int32] * 2)
+        self._run = self.compiled.function("product", *arguments(KINDS, 2))
 
     def __call__(
         self,
