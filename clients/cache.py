@@ -271,7 +271,7 @@ class SwarmCache(Cache):
             if self._interrupted:
                 raise CancelledError
             begun, self._begun = self._begun, None
-            if begun is not None and begun.is_of(parts):
+            if begun is not None and begun.is_of(parts, self._rows.needed(parts)):
                 running = begun.running
             else:
                 if begun is not None:
@@ -325,8 +325,9 @@ class _Begun:
     parts: Sequence[Part]
     running: "Future[tuple[list[RowId], Tensor]]"
 
-    def is_of(self, parts: Sequence[Part]) -> bool:
-        return len(parts) == len(self.parts) and all(map(_same, parts, self.parts))
+    def is_of(self, parts: Sequence[Part], needed: Sequence[Row]) -> bool:
+        """Whether it is the step of `parts`, and leaves a session what it needs: it was begun without a copy."""
+        return len(needed) == len(parts) == len(self.parts) and all(map(_same, parts, self.parts))
 
 
 def _same(one: Part, other: Part) -> bool:

@@ -206,6 +206,15 @@ def test_a_step_that_was_begun_is_not_computed_again(session: Sums) -> None:
         assert {tuple(map(int, has)) for has in session.rows.values()} == {(5, 7, 1), (6, 8, 3)}
 
 
+def test_a_step_that_was_begun_does_not_take_the_row_of_another(session: Sums) -> None:
+    with cache_over(session) as cache:
+        advance(cache, [[5]])
+        begin(cache, [6])
+        cache.batch_repeat_interleave(2)
+        assert advance(cache, [[6], [0]]) == [[11], [0]]
+        assert [list(map(int, has)) for has in session.rows.values()] == [[5, 6], [5]]
+
+
 def test_nothing_is_begun_beyond_the_longest_row(session: Sums) -> None:
     with cache_over(session) as cache:
         advance(cache, [[1] * 1000])
