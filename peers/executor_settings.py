@@ -54,23 +54,25 @@ class ExecutorSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Streaming:
-    """What each step reads anew: so many `blocks` of the span, `size` bytes. `disk`: bytes that it reads per second;
-    None where that can't be measured."""
+    """What each step brings anew: so many `blocks` of the span, `size` bytes, from the disk or from main memory to a
+    GPU. `rate`: bytes per second from that `source`; None where it can't be measured."""
 
     blocks: int
     size: int
-    disk: float | None
+    rate: float | None
+    source: str = "disk"
 
     @property
     def seconds(self) -> float | None:
-        """That a step takes at least when the system keeps none of the blocks in memory that is free."""
-        return self.size / self.disk if self.disk else None
+        """That a step takes at least; from disk, when the system keeps none of the blocks in memory that is free."""
+        return self.size / self.rate if self.rate else None
 
     def __str__(self) -> str:
-        text = f"{self.blocks} blocks, {readable(self.size)}, are read anew in each step, from memory that is free"
-        if self.seconds is None or self.disk is None:
-            return f"{text} or else from disk"
-        return f"{text} or else from disk: {readable(self.disk)}/s, so {1 / self.seconds:.2g} steps/s at most"
+        source = "memory that is free or else from disk" if self.source == "disk" else self.source
+        text = f"{self.blocks} blocks, {readable(self.size)}, are read anew in each step, from {source}"
+        if self.seconds is None or self.rate is None:
+            return text
+        return f"{text}: {readable(self.rate)}/s, so {1 / self.seconds:.2g} steps/s at most"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

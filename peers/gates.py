@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from peers.attention import Current
 from peers.batch import PagedBatch
 from peers.fused import FusedBlock
-from peers.window import Window
+from peers.window import Passage
 from swarm.errors import ModelError
 
 __all__ = ["Gates", "find_layers"]
@@ -27,7 +27,7 @@ KNOWN_INPUTS = frozenset({"attention_mask", "position_embeddings", "position_ids
 class Gates:
     """The layers of one model behind gates. Outside of `open` the model can't run."""
 
-    def __init__(self, layers: Sequence[nn.Module], window: Window | None = None) -> None:
+    def __init__(self, layers: Sequence[nn.Module], window: Passage | None = None) -> None:
         """`window`: through which the layers' weights pass."""
         self._window = window
         self._in_tuples = False  # whether layers return a tuple that begins with the hidden states

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from peers.disk import read_rate
 from peers.executor_settings import ExecutorReady, ExecutorSettings, Streaming
 from peers.hosted import HostedAdapter
 from peers.memory_budget import LEAST_KV_TOKENS
@@ -21,13 +20,15 @@ from peers.span_memory import (
     limit_memory,
     span_bytes,
 )
-from peers.window import Window
+from peers.window import Passage
 from routing.perf import Profile
 from swarm.checkpoint import Checkpoint, resolve
 from swarm.dtypes import DTYPES
 from swarm.errors import ModelError, UsageError
 
-__all__ = ["Loaded", "load"]
+__all__ = ["Loaded", "fit_memory", "load"]
+
+GPU_WORK = 1 / 8  # of the memory that a GPU's blocks pass through: what is computed in, and what torch can't use
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,8 @@ def load(settings: ExecutorSettings) -> Loaded:
         limit_memory(device, settings.max_memory)
     hosted = [HostedAdapter.read(name, Path(folder), checkpoint, settings.blocks) for name, folder in settings.adapters]
     beside = sum(each.nbytes for each in hosted)
-    kv_tokens, room = _fit(checkpoint, settings, dtype, device, beside)
+    available = min(available_memory(device), settings.max_memory or sys.maxsize) - beside
+    kv_tokens, room = fit_memory(checkpoint, settings, dtype, device.type, available)
     packing = None if settings.quantization == "none" and room is None else Packing(settings.quantization, cache, room)
     try:
         span = BlockSpan.load(
@@ -93,10 +95,10 @@ def load(settings: ExecutorSettings) -> Loaded:
     )
 
 
-def _streaming(window: Window | None) -> Streaming | None:
+def _streaming(window: Passage | None) -> Streaming | None:
     if window is None or not window.count:
         return None
-    return Streaming(blocks=window.count, size=window.size, disk=read_rate(window.example))
+    return Streaming(blocks=window.count, size=window.size, rate=window.rate(), source=window.source)
 
 
 def _device(name: str) -> torch.device:
@@ -110,17 +112,19 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _fit(
-    checkpoint: Checkpoint, settings: ExecutorSettings, dtype: torch.dtype, device: torch.device, beside: int
+def fit_memory(
+    checkpoint: Checkpoint, settings: ExecutorSettings, dtype: torch.dtype, kind: str, available: int
 ) -> tuple[int, int | None]:
     """The KV budget in tokens, as given or as memory has it beside the weights, and how many bytes of weights may be in
-    memory at once: None, where all fit. `beside`: bytes of what else is loaded. Raises ModelError."""
-    limit = settings.max_memory
-    available = min(available_memory(device), limit or sys.maxsize) - beside
+    memory at once: None, where all fit. `kind`: of device, as torch has it, with so many bytes `available`. Raises
+    ModelError."""
     needed = span_bytes(checkpoint, settings.blocks, dtype, settings.quantization)
     per_token = kv_bytes_per_token(checkpoint, settings.blocks, dtype) + checkpoint.hidden_size * dtype.itemsize
     least = settings.kv_tokens or min(LEAST_KV_TOKENS, checkpoint.max_positions)
-    if limit is not None and device.type == "cpu" and needed + least * per_token > available:
+    passes = settings.max_memory is not None and kind in ("cpu", "cuda")
+    if passes and needed + least * per_token > available:
+        if kind == "cuda":
+            available -= int(available * GPU_WORK)
         tokens = settings.kv_tokens or default_kv_tokens(available // 2, per_token, checkpoint.max_positions)
         return tokens, available - tokens * per_token
     check_memory(checkpoint, settings.blocks, dtype, available, settings.quantization)

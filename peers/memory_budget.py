@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 from swarm.errors import UsageError
 
-__all__ = ["LEAST_KV_TOKENS", "BlockCost", "blocks_that_fit", "must_stream", "parse_size", "readable"]
+__all__ = ["GPU_PLACES", "LEAST_KV_TOKENS", "BlockCost", "blocks_that_fit", "must_stream", "parse_size", "readable"]
 
 KV_SHARE = 0.25  # of the memory that is kept for KV when as many blocks as possible are wanted
 LEAST_KV_TOKENS = 1_024  # fewer would not carry a conversation
+GPU_PLACES = 2  # for blocks that pass through a GPU's memory: one computes, one is on its way
 UNITS = {"B": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+COUNTS = {1: "one", 2: "two"}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B", re.IGNORECASE)
 
 
@@ -40,15 +42,22 @@ def blocks_that_fit(
     return min(most, max(1, int(memory * (1 - KV_SHARE)) // cost.weights))
 
 
-def must_stream(memory: int, cost: BlockCost, wanted: int, kv_tokens: int | None = None) -> bool:
-    """Whether some of `wanted` blocks have to be read anew in each step, since not all fit into `memory` with their KV.
-
-    Raises UsageError when not even one at a time fits.
+def must_stream(
+    memory: int,
+    cost: BlockCost,
+    wanted: int,
+    kv_tokens: int | None = None,
+    *,
+    at_once: int = 1,
+    flag: str = "--max-memory",
+) -> bool:
+    """Whether some of `wanted` blocks have to be brought anew in each step, since not all fit into `memory` with their
+    KV. Raises UsageError, naming the `flag`, when not even so many `at_once` fit.
     """
     kv = wanted * (kv_tokens or LEAST_KV_TOKENS) * cost.kv
-    if cost.weights + kv > memory:
+    if min(at_once, wanted) * cost.weights + kv > memory:
         raise UsageError(
-            f"--max-memory {readable(memory)} is too little for {wanted} blocks, even one at a time: one takes "
+            f"{flag} {readable(memory)} is too little for {wanted} blocks, even {COUNTS[at_once]} at a time: one takes "
             f"{readable(cost.weights)}, and KV of {kv_tokens or LEAST_KV_TOKENS} tokens {readable(kv)}; give more, "
             "fewer blocks, or --quantization int8"
         )
@@ -59,7 +68,7 @@ def _too_little(memory: int, cost: BlockCost, wanted: int, tokens: int, most: in
     need = wanted * (cost.weights + tokens * cost.kv)
     advice = f"give --num-blocks {most} or less" if most else "a smaller --kv-cache-tokens or --dtype bf16 may help"
     if wanted > 1:
-        advice += ", or --max-memory, to have the others read from disk in each step"
+        advice += ", or --max-memory or, for a GPU, --max-vram, to have the others brought anew in each step"
     noun = "block does" if wanted == 1 else "blocks do"
     return (
         f"{wanted} {noun} not fit: weights and KV of {tokens} tokens take {readable(need)}, "

@@ -5,7 +5,7 @@ where they are kept since the last time, or from the checkpoint.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +33,7 @@ UNKEPT = frozenset({"bf16"})  # rounding is as fast as reading
 @dataclass(frozen=True, slots=True)
 class Packing:
     """In what precision, and in which cache folder the packed blocks are kept. `room`: how many bytes of them may be in
-    memory at once (`peers.streamed`, where the precision may be "none", too); None: all."""
+    the device's memory at once (`peers.streamed`, `peers.offload`; the precision may be "none" there); None: all."""
 
     precision: str
     cache: Path
@@ -71,9 +71,11 @@ def load_packed(
     dtype: torch.dtype,
     device: torch.device = CPU,
     attn_implementation: str | None = None,
+    filled: Callable[[nn.Module], None] | None = None,
 ) -> PreTrainedModel:
     """As `swarm.checkpoint.load_span`, with linear layers packed and everything else in `dtype`. Each block is packed
-    on the CPU. Raises ModelError and UsageError."""
+    on the CPU, and on `device` when `filled` is called with its layer; what is no block's is moved there without it
+    alone. Raises ModelError and UsageError."""
     precision = packing.precision
     check_packable(checkpoint, precision, device.type)
     tell_of_others(checkpoint, blocks, precision)
@@ -87,7 +89,10 @@ def load_packed(
             mapped = files.write(block, made) if files else None
             if not fill_packed(layer, mapped or made, device):
                 raise ModelError(f"block {block} of {checkpoint.name} lacks tensors: fetch the model again")
-    nn.Module.to(model, device=device)  # what has no place in the files
+        if filled is not None:
+            filled(layer)
+    if filled is None:
+        nn.Module.to(model, device=device)  # what has no place in the files
     return model
 
 

@@ -135,7 +135,9 @@ def serve(
     max_vram: Annotated[
         str | None,
         typer.Option(
-            metavar="SIZE", help="Of a GPU's memory, for weights and KV, such as 8GB; no more blocks are taken."
+            metavar="SIZE",
+            help="Of a GPU's memory, for weights and KV, such as 8GB; blocks that were asked for beyond it are copied "
+            "there from main memory in every step.",
         ),
     ] = None,
     kv_cache_tokens: Annotated[

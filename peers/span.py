@@ -8,6 +8,7 @@ replaced by fused blocks (`peers.fused`), each only when it gives what the layer
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from itertools import groupby
 from typing import Self
@@ -23,6 +24,7 @@ from peers.fused import FusedBlock
 from peers.fusing import fuse
 from peers.gates import Gates, find_layers
 from peers.kv import KVCache
+from peers.offload import load_offloaded
 from peers.pages import PagePool, PageTable, RowSlice
 from peers.quantized import Packing, load_packed
 from peers.recorded import Recordings, on_gpu
@@ -32,7 +34,7 @@ from peers.streamed import load_streamed
 from peers.training.deltas import BlockAdapter
 from peers.transfer import to_device
 from peers.trial import Trial
-from peers.window import Window
+from peers.window import Passage
 from swarm.checkpoint import Checkpoint, load_span
 from swarm.errors import HopError, ModelError, UsageError
 from swarm.ids import Span
@@ -63,19 +65,20 @@ class BlockSpan:
         page_size: int = 16,
         dtype: torch.dtype | None = None,
         finish: Callable[[nn.Module], None] | None = None,
-        window: Window | None = None,
+        window: Passage | None = None,
+        device: torch.device | None = None,
     ) -> None:
         """`model`: a base model with exactly these layers. `dtype`: of hidden states, keys and values; by default the
-        model's. `finish` is called with each layer once it is fused or is not going to be: its weights may be put into
-        another order then. `window`: through which weights pass that don't all stay in memory. Raises ModelError when
-        the model can't run in a swarm."""
+        model's, as `device`. `finish` is called with each layer once it is fused or is not going to be: its weights
+        may be put into another order then, or elsewhere. `window`: through which weights pass that don't all stay on
+        the device. Raises ModelError when the model can't run in a swarm."""
         self.window = window
         self.blocks = blocks
         self.model = model
         model.requires_grad_(False).train(False)
         self.hidden_size: int = model.config.get_text_config().hidden_size
         self.dtype: torch.dtype = dtype or model.dtype
-        self.device: torch.device = model.device
+        self.device: torch.device = device or model.device
         packed = [module for module in model.modules() if isinstance(module, Packed)]
         self._rounding = torch.finfo(torch.bfloat16 if packed else self.dtype).eps
         self._in_pairs = self.dtype == torch.float32 and all(module.orderable for module in packed)
@@ -105,17 +108,31 @@ class BlockSpan:
 
         `dtype` is that of the weights, or with `packing` of all but the linear layers' weights."""
         finish: Callable[[nn.Module], None] | None = None
-        window = None
+        window: Passage | None = None
         if packing is None:
             model = load_span(checkpoint, blocks, dtype=dtype, device=device, attn_implementation=PAGED)
             finish = pack_linears
             let_go_of_files(model)
+        elif packing.room is not None and device.type == "cuda":
+            model, offload = load_offloaded(
+                checkpoint, blocks, packing, dtype=dtype, device=device, attn_implementation=PAGED
+            )
+            finish, window = offload.finish, offload
         elif packing.room is not None:
             model, streamed = load_streamed(checkpoint, blocks, packing, dtype=dtype, attn_implementation=PAGED)
             finish, window = streamed.finish, streamed.window
         else:
             model = load_packed(checkpoint, blocks, packing, dtype=dtype, device=device, attn_implementation=PAGED)
-        span = cls(model, blocks, kv_tokens=kv_tokens, page_size=page_size, dtype=dtype, finish=finish, window=window)
+        span = cls(
+            model,
+            blocks,
+            kv_tokens=kv_tokens,
+            page_size=page_size,
+            dtype=dtype,
+            finish=finish,
+            window=window,
+            device=device,
+        )
         if packing is None:
             align(model)  # what is still plain
         give_back_memory()
@@ -255,7 +272,9 @@ class BlockSpan:
             assert heads is not None  # the layer has attended once
             expected = trial.run(self._windows, index, partial(self._run, layers=part))
             for block in fuse(layer, heads, rotaries.of(self._gates.embeddings[index], heads)):
-                if trial.agrees(expected, trial.run(self._windows, index, block)):
+                with nullcontext() if self.window is None else self.window.trying(block):
+                    output = trial.run(self._windows, index, block)
+                if trial.agrees(expected, output):
                     self._gates.replace(index, block)
                     break
             if finish is not None:

@@ -17,7 +17,7 @@ from peers.executor_settings import ExecutorSettings
 from peers.identity_lock import hold_identity
 from peers.lifecycle import Lifecycle, Offer, Patience, Served
 from peers.machine import Device, find_device, physical_cores
-from peers.memory_budget import BlockCost, blocks_that_fit, must_stream, readable
+from peers.memory_budget import GPU_PLACES, BlockCost, blocks_that_fit, must_stream, readable
 from peers.nearby import Nearby
 from peers.pausing import keep_pausing, read_machine
 from peers.ports import hold_port
@@ -208,9 +208,17 @@ def _adapters(settings: ServeSettings, checkpoint: Checkpoint) -> tuple[dict[str
 def _capacity(settings: ServeSettings, memory: int, cost: BlockCost, num_blocks: int) -> tuple[int, bool]:
     """How many blocks are hosted, and whether some have to be streamed: only when the volunteer has asked for both."""
     wanted = len(settings.blocks) if settings.blocks else settings.num_blocks
-    if settings.max_memory is not None and wanted and must_stream(memory, cost, wanted, settings.kv_tokens):
+    if wanted and _streams(settings, memory, cost, wanted):
         return wanted, True
     return blocks_that_fit(memory, cost, num_blocks=num_blocks, wanted=wanted, kv_tokens=settings.kv_tokens), False
+
+
+def _streams(settings: ServeSettings, memory: int, cost: BlockCost, wanted: int) -> bool:
+    if settings.max_memory is not None:
+        return must_stream(memory, cost, wanted, settings.kv_tokens)
+    if settings.max_vram is not None:
+        return must_stream(memory, cost, wanted, settings.kv_tokens, at_once=GPU_PLACES, flag="--max-vram")
+    return False
 
 
 def _check_blocks(settings: ServeSettings, checkpoint: Checkpoint) -> None:

@@ -259,7 +259,7 @@ def test_what_is_said_between_the_processes_survives_the_way() -> None:
         device="cpu",
         profile=profile,
     )
-    streaming = replace(ready, streaming=Streaming(blocks=2, size=3, disk=None))
+    streaming = replace(ready, streaming=Streaming(blocks=2, size=3, rate=None))
     for said in (ready, streaming):
         assert ExecutorReady.from_json(said.to_json()) == said
     stats = ExecutorStats(engine=EngineStats(sessions=3), rss=1, pid=2)

@@ -55,12 +55,12 @@ def test_text_says_what_is_held_and_why_and_how_to_join() -> None:
 
 
 def test_text_and_event_say_what_does_not_stay_in_memory() -> None:
-    streaming = Streaming(blocks=4, size=2_000_000_000, disk=1_000_000_000.0)
+    streaming = Streaming(blocks=4, size=2_000_000_000, rate=1_000_000_000.0)
     peer = replace(ready(LOCAL), streaming=streaming)
     assert "4 blocks, 2 GB, are read anew in each step" in peer.text()
     assert "1 GB/s, so 0.5 steps/s at most" in peer.text()
     assert (ready(LOCAL).event()["streamed_blocks"], peer.event()["streamed_blocks"]) == (0, 4)
-    assert "steps/s" not in replace(peer, streaming=replace(streaming, disk=None)).text()
+    assert "steps/s" not in replace(peer, streaming=replace(streaming, rate=None)).text()
 
 
 def test_text_and_event_name_the_adapters_that_are_hosted() -> None:
