@@ -5,7 +5,7 @@ called as a module, whoever computes, so hooks on it are heard.
 """
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -39,9 +39,8 @@ class Place:
             if part is None:
                 return None
             target = fused.get_submodule(part.path)
-            order = None if part.order is None else part.order.to(_device(target))
             whole = sum(other.outputs for other in fused.parts.values() if other.path == part.path)
-            return cls(target, part.outputs, part.inputs, whole, part.begin, order, part.alone)
+            return cls(target, part.outputs, part.inputs, whole, part.begin, part.order, part.alone)
         try:
             target = layer.get_submodule(path)
         except AttributeError:
@@ -59,8 +58,4 @@ class Place:
 
     def ordered(self, values: Tensor) -> Tensor:
         """From the library's order of outputs `[…, outputs]` to that of `target`."""
-        return values if self.order is None else values.index_select(-1, self.order)
-
-
-def _device(module: nn.Module) -> Any:
-    return next(tensor.device for tensor in (*module.parameters(), *module.buffers()))
+        return values if self.order is None else values.index_select(-1, self.order.to(values.device))

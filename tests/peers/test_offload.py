@@ -14,12 +14,15 @@ from torch import Tensor, nn
 from peers.attention import PAGED
 from peers.offload import Offload, load_offloaded
 from peers.pages import PageTable, RowSlice
+from peers.places import Place
 from peers.quantized import Packing
 from peers.span import BlockSpan
 from peers.span_memory import span_bytes
+from peers.training.deltas import BlockAdapter
 from swarm.checkpoint import load_span, resolve
 from swarm.errors import ModelError, UsageError
 from swarm.ids import Span
+from swarm.training import TensorSpec, Tuned
 from tests.models import tiny_model
 from tests.peers.ring import Model
 
@@ -121,6 +124,27 @@ def test_some_stay_when_there_is_room_and_a_hop_takes_a_part(model: Model, tmp_p
     for part in (slice(1, 3), slice(0, 4), slice(3, 4), slice(2, 3)):
         assert torch.equal(outputs(span, hidden, part), outputs(whole, hidden, part))
     assert on_device(span) <= most
+
+
+def test_adapters_fit_blocks_that_pass(model: Model, tmp_path: Path) -> None:
+    hidden, layers = model.row(5), slice(1, 2)
+    results = []
+    for span in (load(model, tmp_path, room(model, 2)), load_whole(model, tmp_path)):
+        place = Place.find(span._layers[1], "self_attn.q_proj")
+        assert place is not None
+        table = PageTable(span.pool)
+        table.extend(5)
+        fit = span.fit(1, scales(place.outputs))
+        row = RowSlice(table, 0, 5)
+        results.append(span.forward(hidden, [row], layers, adapted=[fit.changes]).cpu())
+        assert not torch.equal(results[-1], outputs(span, hidden, layers))
+    assert torch.equal(*results)
+
+
+def scales(width: int) -> BlockAdapter:
+    """Of queries (IA)^3."""
+    tuned = Tuned("self_attn.q_proj", "ia3", 1.0, 0.0, (TensorSpec("scale", "fp32", (width,)),))
+    return BlockAdapter((tuned,), (torch.linspace(-2, 2, width),))
 
 
 def test_how_fast_main_memory_is_read_is_measured(model: Model, tmp_path: Path) -> None:
