@@ -140,7 +140,7 @@ def _least(trial: Trial, loaded: Loaded, tokens: int, rates: Rates) -> float:
     checkpoint, blocks = loaded.checkpoint, loaded.span.blocks
     size = span_bytes(checkpoint, blocks, loaded.span.dtype, trial.quantization)
     weights = span_bytes(checkpoint, blocks, torch.float32) / torch.float32.itemsize
-    return rates.floor(size, 2 * weights * tokens)
+    return rates.floor(size, {trial.precision: 2 * weights * tokens})
 
 
 def measure(trial: Trial, loaded: Loaded, notes: Console) -> dict[str, list[Sample]]:

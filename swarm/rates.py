@@ -2,9 +2,9 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import torch
 
@@ -17,19 +17,35 @@ SIDE = 1024  # of the square matrices that are multiplied
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """With `threads` threads: bytes read from memory per second, and fp32 operations per second in a large product."""
+    """With `threads` threads: bytes read from memory per second, and operations per second in a large product, in fp32
+    (`flops`), bf16 and int8."""
 
     threads: int
     bandwidth: float
     flops: float
+    bf16: float = 0.0
+    int8: float = 0.0
 
     def at_best(self, other: "Rates") -> "Rates":
         """Of two measurements: other work only ever makes one slower."""
-        return Rates(self.threads, max(self.bandwidth, other.bandwidth), max(self.flops, other.flops))
+        assert self.threads == other.threads
+        return Rates(*map(max, astuple(self), astuple(other)))
 
-    def floor(self, size: float, operations: float) -> float:
-        """The least seconds for something that has to read `size` bytes and do `operations`."""
-        return max(size / self.bandwidth, operations / self.flops)
+    def operations(self, precision: str) -> float:
+        """Per second, with weights in `precision`: they may be made wider, whichever is the fastest."""
+        match precision:
+            case "int8" | "int4":
+                return max(self.int8, self.bf16, self.flops)
+            case "bf16" | "fp16" | "nf4":
+                return max(self.bf16, self.flops)
+            case _:
+                return self.flops
+
+    def floor(self, size: float, operations: Mapping[str, float]) -> float:
+        """The least seconds for something that has to read `size` bytes and do so many operations with weights of each
+        precision."""
+        computing = sum(count / self.operations(precision) for precision, count in operations.items())
+        return max(size / self.bandwidth, computing)
 
 
 def usable_cores() -> int:
@@ -49,13 +65,18 @@ def threads(count: int) -> Iterator[None]:
 
 
 def measure_rates(count: int) -> Rates:
-    """Takes about a second."""
+    """Takes a second or two."""
     block = torch.ones(READ_BYTES // 4)
     square = torch.ones(SIDE, SIDE)
+    half, whole = square.bfloat16(), square.to(torch.int8)
     with threads(count):
         reading = _best(block.sum)
-        multiplying = _best(lambda: square @ square)
-    return Rates(count, block.nbytes / reading, 2 * SIDE**3 / multiplying)
+        products = [
+            _best(lambda: square @ square),
+            _best(lambda: half @ half),
+            _best(lambda: torch._int_mm(whole, whole)),
+        ]
+    return Rates(count, block.nbytes / reading, *(2 * SIDE**3 / seconds for seconds in products))
 
 
 def _best(work: Callable[[], object]) -> float:

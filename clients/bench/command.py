@@ -16,7 +16,16 @@ from clients.bench.options import (
     cache_folder,
     prepare,
 )
-from clients.bench.trial import FarTrainTrial, GatewayTrial, LocalTrial, SwarmTrial, TrainTrial, WanTrial
+from clients.bench.trial import (
+    HEAD_PRECISIONS,
+    SAME,
+    FarTrainTrial,
+    GatewayTrial,
+    LocalTrial,
+    SwarmTrial,
+    TrainTrial,
+    WanTrial,
+)
 from clients.options import AsJson, CacheDir, ModelName, check_compression
 from swarm.errors import UsageError
 from swarm.figures import whole_numbers
@@ -25,7 +34,6 @@ __all__ = ["gateway", "local", "swarm", "train", "wan"]
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4")
 CLIENT_PRECISIONS = ("fp32", "bf16", "fp16")
-HEAD_PRECISIONS = ("bf16", "int8", "int4")
 
 ClientDtype = Annotated[
     str, typer.Option(help="Precision of the client's head, and of what travels: fp32, bf16 or fp16.")
@@ -66,7 +74,10 @@ def swarm(
     client_dtype: ClientDtype = "fp32",
     client_head: Annotated[
         str | None,
-        typer.Option(help="Precision of the client's head alone: bf16, int8 or int4; by default that of the rest."),
+        typer.Option(
+            help="Precision of the client's head alone: bf16, int8 or int4, or same as the peers'; by default that of "
+            "the rest of the client."
+        ),
     ] = None,
     prompt_tokens: PromptTokens = 64,
     new_tokens: NewTokens = 64,
@@ -74,7 +85,7 @@ def swarm(
     repeat_prompt: Annotated[int, typer.Option(min=0, help="Measure the same so many tokens twice, too.")] = 0,
     shared: Annotated[
         bool,
-        typer.Option("--shared", help="Sessions share chains, as a gateway's do, instead of a thread each."),
+        typer.Option("--shared", help="Several sessions share chains, as a gateway's do, instead of a thread each."),
     ] = False,
     rounds: Rounds = 5,
     as_json: AsJson = False,
@@ -102,7 +113,7 @@ def swarm(
         long_prompt=long_prompt,
         repeated_prompt=repeat_prompt,
         shared=shared,
-        client_head=None if client_head is None else _one_of(HEAD_PRECISIONS, client_head, "--client-head"),
+        client_head=None if client_head is None else _one_of((*HEAD_PRECISIONS, SAME), client_head, "--client-head"),
     )
     notes = prepare(quiet=as_json)
     from clients.bench.swarm import run

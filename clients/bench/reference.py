@@ -29,9 +29,12 @@ class Weights:
         """Bytes of them, the blocks in `precision`."""
         return (self.blocks * BITS[precision] + self.head * BITS[head]) / 8
 
-    def operations(self, tokens: int, heads: int) -> float:
-        """For `tokens` through the blocks, of which `heads` get logits; attention not counted."""
-        return 2.0 * (self.blocks * tokens + self.head * heads)
+    def operations(self, tokens: int, heads: int, precision: str = "fp32", head: str = "fp32") -> dict[str, float]:
+        """With weights of each precision, for `tokens` through the blocks, of which `heads` get logits; attention not
+        counted."""
+        counts = {precision: 2.0 * self.blocks * tokens}
+        counts[head] = counts.get(head, 0.0) + 2.0 * self.head * heads
+        return counts
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> Self:
@@ -65,8 +68,9 @@ class Reference:
 
     def token_floor(self, rates: Rates) -> float:
         """Seconds a token can't take less than: every weight is read once."""
-        return rates.floor(self.weights.size(self.precision, self.precision), self.weights.operations(1, 1))
+        return self.prompt_floor(rates, 1)
 
     def prompt_floor(self, rates: Rates, tokens: int) -> float:
         """Seconds a prompt can't take less than."""
-        return rates.floor(self.weights.size(self.precision, self.precision), self.weights.operations(tokens, 1))
+        both = (self.precision, self.precision)
+        return rates.floor(self.weights.size(*both), self.weights.operations(tokens, 1, *both))

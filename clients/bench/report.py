@@ -21,29 +21,35 @@ __all__ = ["CaseReport", "SwarmReport", "case_floor", "prompt_floor", "thread_co
 def case_floor(case: Case, weights: Weights, rates: Mapping[int, Rates], trial: SwarmTrial, cores: int) -> float:
     """The most tokens per second. One session: one peer computes at a time, then the client. Several: all of them do
     at once, as far as there are cores, and each weight is read once for all sessions."""
-    precision, m = case.layout.precision, case.sessions
-    size = weights.size(precision, trial.head_precision)
+    both, m = (case.layout.precision, trial.head_precision(case.layout)), case.sessions
     if m == 1:
         blocks, head = Weights(weights.blocks, 0), Weights(0, weights.head)
         peer, client = rates[trial.peer_threads], rates[trial.client_threads]
-        seconds = peer.floor(blocks.size(precision), blocks.operations(1, 0))
-        return 1 / (seconds + client.floor(head.size(precision, trial.head_precision), head.operations(0, 1)))
-    together = min(cores, case.layout.peers * trial.peer_threads)
-    return m / rates[together].floor(size, weights.operations(m, m))
+        seconds = peer.floor(blocks.size(*both), blocks.operations(1, 0, *both))
+        return 1 / (seconds + client.floor(head.size(*both), head.operations(0, 1, *both)))
+    all_threads = rates[_all_threads(trial, case.layout.peers, cores)]
+    return m / all_threads.floor(weights.size(*both), weights.operations(m, m, *both))
 
 
 def prompt_floor(layout: Layout, weights: Weights, rates: Mapping[int, Rates], trial: SwarmTrial, cores: int) -> float:
     """The least seconds of the long prompt, all peers at work at once."""
-    together = min(cores, layout.peers * trial.peer_threads)
-    return rates[together].floor(
-        weights.size(layout.precision, trial.head_precision), weights.operations(trial.long_prompt, 1)
-    )
+    both = (layout.precision, trial.head_precision(layout))
+    peers = rates[_peer_threads(trial, layout.peers, cores)]
+    return peers.floor(weights.size(*both), weights.operations(trial.long_prompt, 1, *both))
 
 
 def thread_counts(trial: SwarmTrial, cores: int) -> set[int]:
     """With how many threads `case_floor` and `prompt_floor` want to know the machine."""
-    together = {min(cores, peers * trial.peer_threads) for peers in trial.peers}
+    together = {count(trial, peers, cores) for peers in trial.peers for count in (_peer_threads, _all_threads)}
     return {trial.threads, trial.peer_threads, trial.client_threads, *together}
+
+
+def _peer_threads(trial: SwarmTrial, peers: int, cores: int) -> int:
+    return min(cores, peers * trial.peer_threads)
+
+
+def _all_threads(trial: SwarmTrial, peers: int, cores: int) -> int:
+    return min(cores, peers * trial.peer_threads + trial.client_threads)
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,7 @@ def _sum_up(
     ratios = Spread.of([here / there for here, there in zip(local.seconds[1:], swarm.seconds[1:], strict=True)])
     speeds = {name: Spread.of([tokens / s for s in side.seconds[1:]]) for name, side in _named(local, swarm)}
     # Forward and back, each one product with every weight: no gradient of a weight is wanted but of the adapter's.
-    floor = 2 * reference.weights.operations(tokens, tokens) / rates.flops
+    floor = 2 * rates.floor(0, reference.weights.operations(tokens, tokens))
     apart = max(abs(a - b) for a, b in zip(local.losses, swarm.losses, strict=True))
     table = new_table(
         f"LoRA r = {RANK}, {trial.rows} rows of {trial.length} tokens, fp32", "", "tokens/s", "over local"

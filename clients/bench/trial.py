@@ -8,6 +8,8 @@ from swarm.errors import UsageError
 from swarm.ids import Span
 
 __all__ = [
+    "HEAD_PRECISIONS",
+    "SAME",
     "Case",
     "FailuresTrial",
     "FarTrainTrial",
@@ -19,6 +21,9 @@ __all__ = [
     "WanTrial",
     "shares",
 ]
+
+HEAD_PRECISIONS = ("bf16", "int8", "int4")
+SAME = "same"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,8 @@ class SwarmTrial:
 
     `long_prompt`, `repeated_prompt`: tokens of prompts of which the first token alone is measured; 0 for none.
     `shared`: sessions are answers over shared chains, as a gateway's, and not a thread each. `client_head`: precision
-    of the client's head, where that is another than of the rest of the client."""
+    of the client's head, where that is another than of the rest of the client; `SAME`: the peers', where heads have it.
+    """
 
     model: str
     cache: Path
@@ -81,9 +87,14 @@ class SwarmTrial:
     shared: bool = False
     client_head: str | None = None
 
-    @property
-    def head_precision(self) -> str:
-        return self.client_head or self.client_precision
+    def head(self, layout: Layout) -> str | None:
+        """Precision of the client's head over these peers; None: that of the rest of the client."""
+        if self.client_head != SAME:
+            return self.client_head
+        return layout.precision if layout.precision in HEAD_PRECISIONS else None
+
+    def head_precision(self, layout: Layout) -> str:
+        return self.head(layout) or self.client_precision
 
     @property
     def layouts(self) -> Iterator[Layout]:

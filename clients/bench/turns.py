@@ -84,7 +84,7 @@ def _start(trial: SwarmTrial, checkpoint: Checkpoint, layout: Layout, notes: Con
         peer_threads=trial.peer_threads,
         client_threads=trial.client_threads,
         client_dtype=DTYPES[trial.client_precision],
-        client_head=trial.client_head,
+        client_head=trial.head(layout),
         shared=trial.shared,
     )
 
@@ -135,7 +135,7 @@ def _tell(notes: Console, name: str, turn: Turn) -> None:
 
 
 def _exact(trial: SwarmTrial, case: Case) -> bool:
-    return case.layout.precision == trial.client_precision == trial.head_precision == "fp32"
+    return case.layout.precision == trial.client_precision == trial.head_precision(case.layout) == "fp32"
 
 
 def _same(one: Answer, other: Answer) -> bool:

@@ -56,7 +56,8 @@ def test_weights_are_counted_without_an_embedding_that_is_only_looked_up(local: 
     assert weights.head == 128 * 64
     assert weights.blocks == sum(p.numel() for p in local.parameters()) - weights.head
     assert weights.size("int8", "fp32") == weights.blocks + 4 * weights.head
-    assert weights.operations(tokens=10, heads=1) == 2 * (10 * weights.blocks + weights.head)
+    assert weights.operations(tokens=10, heads=1) == {"fp32": 2 * (10 * weights.blocks + weights.head)}
+    assert weights.operations(10, 1, "int4") == {"int4": 20 * weights.blocks, "fp32": 2 * weights.head}
 
 
 def test_reference_knows_what_a_token_must_take(local: PreTrainedModel) -> None:

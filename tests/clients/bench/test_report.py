@@ -79,6 +79,10 @@ def test_floor_of_one_session_is_sequential_and_of_many_is_bound_by_sums() -> No
     assert case_floor(half, weights, rates, trial, cores=2) == pytest.approx(1 / 4.0)
     small_head = swarm_trial(peers=(2,), client_head="int4")
     assert case_floor(ONE, weights, rates, small_head, cores=2) == pytest.approx(1 / 4.25)
+    same_head = swarm_trial(peers=(2,), client_head="same")
+    assert case_floor(ONE, weights, rates, same_head, cores=2) == pytest.approx(1 / 6.0)
+    four_bits = (Case(Layout(2, "int4"), 1), weights, rates)
+    assert case_floor(*four_bits, same_head, cores=2) == case_floor(*four_bits, small_head, cores=2)
     many = Case(Layout(2, "fp32"), 100)
     assert case_floor(many, weights, rates, trial, cores=2) == pytest.approx(1.0)
 
