@@ -34,6 +34,7 @@ class Hop:
     span: Span
     seconds: float  # predicted compute of one decode step, load included
     token_seconds: float | None = None  # s each further token of a step adds; unknown: as much as a whole step
+    wait: float = 0.0  # of `seconds`, those before it is begun, for what others have there
     link: Link | None = None  # the way into this hop, where it is known
     name: str = ""  # the peer's public name
     precision: str = ""  # in which it computes
@@ -102,9 +103,10 @@ def piece_tokens(hops: Sequence[Hop], *, tokens: int, token_bytes: int, most: in
 
 
 def _in_pieces(hops: Sequence[Hop], tokens: int, token_bytes: int, piece: int) -> float:
-    """Seconds until the last of a prompt's pieces has left the last hop."""
+    """Seconds until the last of a prompt's pieces has left the last hop, beside what is waited for others: pieces that
+    wait do so together."""
     size = min(piece, tokens)
-    stages = [hop.step(size - 1) for hop in hops]
+    stages = [hop.step(size - 1) - hop.wait for hop in hops]
     stages += [size * token_bytes / hop.link.bandwidth for hop in hops if hop.link is not None]
     return sum(stages) + (-(-tokens // size) - 1) * max(stages)
 
@@ -155,11 +157,11 @@ def plan_chain(
         peers = [peers[i] for i in kept]
     paces = [Pace.of(record, costs, loads.get(record.peer)) for record in peers]
     spread = np.array([1 + costs.spread * _lot(salt, record.peer) for record in peers])
-    fixed = spread * [pace.wait for pace in paces] + [_burden(record, tokens, like, costs) for record in peers]
+    fixed = spread * [pace.fixed for pace in paces] + [_burden(record, tokens, like, costs) for record in peers]
     size = rows * token_bytes
     field = Field(
         holds=_holds(peers, blocks),
-        block=spread * [pace.step(1, rows) - pace.wait for pace in paces],
+        block=spread * [pace.step(1, rows) - pace.fixed for pace in paces],
         enter=spread * [links.between(source, record.peer).transfer(size) for record in peers] + fixed,
         leave=spread * [links.between(record.peer, sink).transfer(size) for record in peers],
         cross=Crossing(peers, links, size, spread, fixed),
@@ -243,6 +245,7 @@ def _chain(
             span,
             pace.step(len(span), rows),
             len(span) * pace.token,
+            pace.wait,
             way,
             _name(record),
             record.precision,

@@ -34,7 +34,8 @@ class Pace:
 
     row: float  # s a block takes for the first token of a step
     token: float  # s a block takes for each further token of it
-    wait: float = 0.0  # s before a step is begun
+    wait: float = 0.0  # s before a step is begun, for what others have there
+    overhead: float = 0.0  # s of a step whatever its tokens
 
     @classmethod
     def of(cls, record: PeerRecord, costs: Costs, load: Load | None = None) -> Self:
@@ -45,10 +46,15 @@ class Pace:
         row = load.slow / (record.throughput * blocks)
         token = min(row, load.slow / (record.prefill * blocks))
         wait = load.slow * min(load.queue, costs.batch_tokens) / record.prefill
-        return cls(row, token, wait + costs.hop_overhead)
+        return cls(row, token, wait, costs.hop_overhead)
+
+    @property
+    def fixed(self) -> float:
+        """s of a step whatever its tokens and blocks."""
+        return self.wait + self.overhead
 
     def step(self, blocks: int, tokens: int = 1) -> float:
-        return self.wait + blocks * (self.row + (tokens - 1) * self.token)
+        return self.fixed + blocks * (self.row + (tokens - 1) * self.token)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from routing.chains import PIECE, Chain, Hop, piece_tokens, plan_chain, step_seconds
+from routing.load import Load
 from routing.perf import Costs, Link, Links, Pace
 from routing.view import View
 from swarm.errors import MissingBlocks
@@ -234,6 +235,14 @@ def test_more_hops_overlap_on_smaller_pieces() -> None:
 
 def test_steps_that_cost_much_beside_their_tokens_are_not_cut_small() -> None:
     assert pieces(alike(2, seconds=0.5)) > pieces(alike(2)) > pieces(alike(2, seconds=0.002))
+
+
+def test_a_prompt_is_cut_as_if_others_left_their_peers_alone() -> None:
+    records = [record("a", 0, 2, num_blocks=4, prefill=1000.0), record("b", 2, 4, num_blocks=4, prefill=1000.0)]
+    loads = {PeerId(name): Load(queue=500) for name in "ab"}
+    idle, busy = plan(view(4, records)), plan(view(4, records), loads=loads)
+    assert busy.seconds > 2 * idle.seconds
+    assert pieces(list(busy.hops)) == pieces(list(idle.hops)) < 512
 
 
 def test_short_steps_stay_in_one_piece() -> None:
