@@ -1,6 +1,6 @@
 """The network process's side of an executor: a process that computes, or for tests an engine right here.
 
-Nothing heavy is imported: the network process never loads torch.
+Nothing heavy is imported here.
 """
 
 import asyncio

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peers.memory_budget import BlockCost, blocks_that_fit, must_stream, parse_size, readable
+from peers.memory_budget import GPU_PLACES, BlockCost, blocks_that_fit, must_stream, parse_size, readable
 from swarm.errors import UsageError
 
 COST = BlockCost(weights=100_000_000, kv=1000)
@@ -66,6 +66,13 @@ def test_blocks_are_streamed_only_when_they_do_not_all_fit() -> None:
 def test_no_room_for_one_block_beside_the_keys_of_all_is_refused() -> None:
     with pytest.raises(UsageError, match=r"110 MB is too little for 20 blocks, even one at a time"):
         must_stream(110_000_000, COST, wanted=20)
+
+
+def test_blocks_that_pass_through_a_gpu_need_two_places() -> None:
+    assert must_stream(250_000_000, COST, 20, at_once=GPU_PLACES)
+    assert not must_stream(110_000_000, COST, 1, at_once=GPU_PLACES)
+    with pytest.raises(UsageError, match=r"--max-vram 150 MB is too little for 20 blocks, even two at a time"):
+        must_stream(150_000_000, COST, 20, at_once=GPU_PLACES, flag="--max-vram")
 
 
 @pytest.mark.parametrize(
