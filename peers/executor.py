@@ -30,7 +30,7 @@ from peers.training.desk import TrainingDesk
 from peers.training.trainee import Trainee
 from swarm.errors import SwarmError
 
-__all__ = ["main"]
+__all__ = ["run"]
 
 logger = logging.getLogger(__name__)
 
@@ -101,10 +101,10 @@ class Executor:
         self._said_at, self._said_sessions = now, stats.engine.sessions
 
 
-def main() -> None:
+def run(connection: socket.socket) -> None:
+    """This process, until the socket ends."""
     die_with_parent()
-    logging.basicConfig(level=logging.INFO, format="executor %(process)d: %(levelname)s %(message)s")
-    connection = socket.socket(fileno=int(sys.argv[1]))
+    logging.basicConfig(level=logging.INFO, format="executor %(process)d: %(levelname)s %(message)s", force=True)
     inlet = Inlet(connection)
     with suppress(SocketEnded, BrokenPipeError, ConnectionResetError):  # the network process is gone
         _work(connection, inlet)

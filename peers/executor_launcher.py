@@ -5,8 +5,10 @@ ignored from the start, before the seconds in which torch is imported.
 """
 
 import signal
+import socket
+import sys
 from importlib import import_module
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    import_module("peers.executor").main()
+    import_module("peers.executor").run(socket.socket(fileno=int(sys.argv[1])))

@@ -19,6 +19,7 @@ from typing import Protocol, cast
 
 import swarm.errors
 from peers.executor_settings import ExecutorReady, ExecutorSettings, ExecutorStats
+from peers.forked import Forked
 from peers.pipe import Kind, Packet, PacketReader, pack
 from peers.stats import EngineStats
 from peers.words import read_lines
@@ -152,12 +153,16 @@ class Patience:
 
 
 class ProcessLink(ExecutorLink):
-    """An executor process of its own, `python -m peers.executor_launcher`, over a socket pair."""
+    """An executor process of its own, `python -m peers.executor_launcher`, over a socket pair; the first may have been
+    `forked`."""
 
-    def __init__(self, settings: ExecutorSettings, patience: Patience | None = None) -> None:
+    def __init__(
+        self, settings: ExecutorSettings, patience: Patience | None = None, *, forked: Forked | None = None
+    ) -> None:
         self.settings = settings
         self._patience = patience or Patience()
-        self._process: asyncio.subprocess.Process | None = None
+        self._forked = forked
+        self._process: asyncio.subprocess.Process | Forked | None = None
         self._wire: _Wire | None = None
         self._words: asyncio.Task[None] | None = None  # what the process prints, on its way into our log
         self._ready: ExecutorReady | None = None
@@ -237,8 +242,19 @@ class ProcessLink(ExecutorLink):
     # --- inside -----------------------------------------------------------------------------------------------------
 
     async def _spawn(self) -> None:
+        if self._forked is None:
+            await self._start_from_scratch()
+            return
+        self._process, self._forked = self._forked, None
+        await self._attend(self._process.connection, await self._process.stdout())
+
+    async def _attend(self, connection: socket.socket, words: asyncio.StreamReader | None) -> None:
+        connection.setblocking(False)
+        self._words = asyncio.create_task(_log_words(words), name="words of the executor")
+        _, self._wire = await asyncio.get_running_loop().create_unix_connection(_Wire, sock=connection)
+
+    async def _start_from_scratch(self) -> None:
         ours, theirs = socket.socketpair()
-        ours.setblocking(False)
         try:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -251,8 +267,7 @@ class ProcessLink(ExecutorLink):
                 stdout=asyncio.subprocess.PIPE,  # into our log: stdout may be for programs, stderr a dashboard
                 stderr=asyncio.subprocess.STDOUT,
             )
-            self._words = asyncio.create_task(_log_words(self._process.stdout), name="words of the executor")
-            _, self._wire = await asyncio.get_running_loop().create_unix_connection(_Wire, sock=ours)
+            await self._attend(ours, self._process.stdout)
         except BaseException:
             ours.close()
             raise

@@ -16,7 +16,7 @@ import psutil
 
 from swarm.errors import UsageError
 
-__all__ = ["Device", "count_gpus", "find_device", "free_memory", "physical_cores"]
+__all__ = ["Device", "count_gpus", "find_device", "free_memory", "may_have_cuda", "physical_cores"]
 
 SHARE = 0.8  # of what is free; the rest is for activations, libraries and everyone else's work
 PROBE_PATIENCE = 60.0  # seconds; importing torch from a cold disk is slow
@@ -50,7 +50,7 @@ class Device:
 
 async def find_device(wanted: str) -> Device:
     """The device for `--device`, "auto" included. Raises UsageError when this machine does not have it."""
-    if wanted == "auto" and not _may_have_cuda():
+    if wanted == "auto" and not may_have_cuda():
         return _processor("cpu")
     if wanted in ("cpu", "mps"):
         return _processor(wanted)
@@ -67,7 +67,7 @@ async def find_device(wanted: str) -> Device:
 
 async def count_gpus() -> int:
     """CUDA devices that torch finds here. Raises UsageError when CUDA can't be asked."""
-    return int((await _probe_cuda(0))["count"]) if _may_have_cuda() else 0
+    return int((await _probe_cuda(0))["count"]) if may_have_cuda() else 0
 
 
 def physical_cores() -> int:
@@ -91,7 +91,8 @@ def _processor(name: str) -> Device:
     return Device(name, f"{physical_cores()} cores", int(free_memory() * SHARE))
 
 
-def _may_have_cuda() -> bool:
+def may_have_cuda() -> bool:
+    """Whether it is worth asking torch."""
     return Path("/dev/nvidiactl").exists() or shutil.which("nvidia-smi") is not None
 
 

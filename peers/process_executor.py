@@ -5,6 +5,7 @@ from typing import Self
 
 from peers.announce import Load
 from peers.executor_settings import ExecutorSettings, Streaming
+from peers.forked import Forked
 from peers.link import ExecutorLost, ProcessLink
 from peers.stay import Pace
 
@@ -63,9 +64,11 @@ class ProcessExecutor:
 
 class WarmExecutors:
     """Starts executors, one of them ahead of time: importing what computes takes longer than mapping weights that are
-    on the disk. What waits takes some 300 MB of memory and nothing of the device. Ended by `close`."""
+    on the disk. What waits takes some 300 MB of memory and nothing of the device; the first that is started may have
+    been `forked`. Ended by `close`."""
 
-    def __init__(self) -> None:
+    def __init__(self, forked: Forked | None = None) -> None:
+        self._forked = forked
         self._waiting: ProcessLink | None = None
 
     async def warm_up(self, settings: ExecutorSettings) -> None:
@@ -73,7 +76,7 @@ class WarmExecutors:
         if self._waiting is not None:
             self._waiting.settings = settings
             return
-        link = ProcessLink(settings)
+        link = self._new(settings)
         try:
             await link.warm_up()
         except OSError as error:
@@ -84,7 +87,7 @@ class WarmExecutors:
     async def start(self, settings: ExecutorSettings) -> ProcessExecutor:
         """As `ProcessExecutor.start`, in the process that waits where it is for these settings."""
         if self._waiting is None or self._waiting.settings != settings:
-            return await ProcessExecutor.start(settings)
+            return await ProcessExecutor.over(self._new(settings))
         link, self._waiting = self._waiting, None
         try:
             return await ProcessExecutor.over(link)
@@ -96,3 +99,7 @@ class WarmExecutors:
         link, self._waiting = self._waiting, None
         if link is not None:
             await link.close()
+
+    def _new(self, settings: ExecutorSettings) -> ProcessLink:
+        forked, self._forked = self._forked, None
+        return ProcessLink(settings, forked=forked)

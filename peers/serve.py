@@ -259,10 +259,13 @@ def _run(settings: ServeSettings, view: View, *, stop_with_stdin: bool) -> int:
     """The exit status."""
     wait_briefly(os.environ)
     state = state_folder(os.environ, Path.home())
-    from peers.volunteer import volunteer  # brings torch's and hivemind's seconds of import
+    from peers.forked import fork_executor
+
+    forked = fork_executor()  # after torch's seconds of import
+    from peers.volunteer import volunteer  # brings hivemind's
 
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(until_told(volunteer(settings, Noted(view, state)), stdin=stop_with_stdin))
+        return runner.run(until_told(volunteer(settings, Noted(view, state), forked), stdin=stop_with_stdin))
 
 
 def _run_each(context: typer.Context, settings: ServeSettings, devices: Sequence[str], *, stop_with_stdin: bool) -> int:

@@ -14,6 +14,7 @@ from peers.arrival import arrive
 from peers.choosing import Room
 from peers.doorkeeper import keep_door
 from peers.executor_settings import ExecutorSettings
+from peers.forked import Forked
 from peers.identity_lock import hold_identity
 from peers.lifecycle import Lifecycle, Offer, Patience, Served
 from peers.machine import Device, find_device, physical_cores
@@ -66,8 +67,9 @@ class _Plan:
     adapters: Mapping[str, Path]  # that are hosted, by name
 
 
-async def volunteer(settings: ServeSettings, view: View) -> None:
-    """Serves until it is cancelled. Raises SwarmError, having cleaned up, when it can't begin or can't go on."""
+async def volunteer(settings: ServeSettings, view: View, forked: Forked | None = None) -> None:
+    """Serves until it is cancelled; its first executor may have been `forked`. Raises SwarmError, having cleaned up,
+    when it can't begin or can't go on."""
     async with AsyncExitStack() as stack:
         identity, path = stack.enter_context(hold_identity(settings.identity, settings.data))
         watch = Watch(view, ThanksBook.open(thanks_path(path), time.monotonic))
@@ -101,7 +103,7 @@ async def volunteer(settings: ServeSettings, view: View) -> None:
                 OwnSwarm(settings.data).remember(served.addresses)
             watch.begin(_ready(settings, plan, host, served), served)
 
-        warm = WarmExecutors()
+        warm = WarmExecutors(forked)
         stack.push_async_callback(warm.close)
 
         async def on_standby(record: PeerRecord) -> None:

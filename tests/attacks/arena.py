@@ -179,7 +179,7 @@ class Arena:
             if "p2pd" in words:
                 yield "daemon", process
             else:
-                yield "executor" if "peers.executor" in words else "node", process
+                yield "executor" if "swarm executor" in words else "node", process
 
     @contextmanager
     def _honest(self) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """Executor processes, real ones, over a tiny model."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from peers.executor_settings import ExecutorReady, ExecutorSettings, ExecutorSta
 from peers.limits import EngineLimits
 from peers.link import ExecutorLost, Patience, ProcessLink
 from peers.loading import load
+from peers.machine import may_have_cuda
 from peers.process_executor import WarmExecutors
 from peers.stats import EngineStats
 from routing.perf import Profile
@@ -127,6 +129,17 @@ async def test_a_killed_process_is_noticed_and_started_again(model: Model, setti
         second = link.pid
     assert second is not None
     assert not psutil.pid_exists(second)
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open") or may_have_cuda(), reason="executors are not forked here")
+def test_the_first_process_may_be_forked_and_is_started_from_scratch_when_it_is_lost(
+    settings: ExecutorSettings,
+) -> None:
+    asked = [sys.executable, "-m", "tests.peers.forking", settings.to_json().decode()]
+    done = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=LIMIT)
+    told = json.loads(done.stdout)
+    assert told.pop("lost").startswith("the executor was killed by signal 9")
+    assert told == {"first": True, "blocks": "0:4", "second": True}
 
 
 @pytest.mark.anyio

@@ -146,15 +146,11 @@ def test_wrong_usage_ends_with_a_sentence_and_status_2(model: Path, cache: Path)
 
 
 def executor(peer: ServePeer) -> psutil.Process:
-    return next(process for process in peer.family()[1:] if "peers.executor" in command(process))
+    return next(process for process in peer.family()[1:] if process.name() == "swarm executor")
 
 
 def daemon(peer: ServePeer) -> psutil.Process:
     return next(process for process in peer.family()[1:] if "p2pd" in process.name())
-
-
-def command(process: psutil.Process) -> str:
-    return " ".join(process.cmdline()) or process.name()
 
 
 def join_through(peer: ServePeer) -> str:

@@ -107,7 +107,7 @@ def family(process: ServeProcess) -> list[psutil.Process]:
 
 
 def executor(process: ServeProcess) -> psutil.Process:
-    return next(one for one in family(process)[1:] if "peers.executor" in " ".join(one.cmdline()))
+    return next(one for one in family(process)[1:] if one.name() == "swarm executor")
 
 
 def daemon(process: ServeProcess) -> psutil.Process:
