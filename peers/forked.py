@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 import traceback
+import warnings
 from contextlib import suppress
 from importlib import import_module
 from typing import NoReturn
@@ -60,6 +61,7 @@ class Forked:
     def _reap(self) -> int:
         if self.returncode is None:
             self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            os.close(self._end)
         return self.returncode
 
 
@@ -72,15 +74,16 @@ def fork_executor() -> Forked | None:
     words, voice = os.pipe()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    gc.freeze()  # or the first collection would touch, and copy, all there is
+    gc.freeze()  # what is here stays, and no collection touches it: touched memory is copied
     meant = signal.signal(signal.SIGINT, signal.SIG_IGN)  # for both, so that none comes in between
-    pid = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads of libraries, which know of forks
+        pid = os.fork()
     if not pid:
         ours.close()
         os.close(words)
         _become(theirs, voice)
     signal.signal(signal.SIGINT, meant)
-    gc.unfreeze()
     theirs.close()
     os.close(voice)
     try:
