@@ -89,7 +89,7 @@ class Offload:
             yield
         finally:
             for own in matrices:
-                own.put(own.tensor)
+                own.put_back()
 
     def finish(self, layer: nn.Module) -> None:
         """To be called with each layer when its weights are what is computed with. From then on it stays or passes."""
@@ -122,8 +122,7 @@ class Offload:
         self._bring(index, here)
         here.wait()
         kept.fill(here.content)
-        if (following := self._next[index]) != index:
-            self._bring(following, next(place for place in places if place is not here))
+        self._bring(self._next[index], next(place for place in places if place is not here))
         try:
             yield
         finally:
@@ -183,6 +182,9 @@ class _Own:
         plain = isinstance(self.tensor, nn.Parameter)
         self.owner[self.name] = nn.Parameter(tensor, requires_grad=False) if plain else tensor
 
+    def put_back(self) -> None:
+        self.owner[self.name] = self.tensor
+
 
 class _Kept:
     """The matrices of a layer, one after another in main memory. Outside of its turn the layer has none."""
@@ -199,8 +201,9 @@ class _Kept:
             view.copy_(own.tensor)
         if pinned:
             _register(self.content)
-        self._own = [_Own(own.owner, own.name, _nothing_like(own.tensor)) for own in self._own]
-        self.empty()
+        for own in self._own:
+            own.put(torch.empty_like(own.tensor, device=META))
+        self._own = list(_matrices(layer))  # the same, with shapes and no values
 
     def fill(self, content: Tensor) -> None:
         for own, view in self._views(content):
@@ -208,7 +211,7 @@ class _Kept:
 
     def empty(self) -> None:
         for own in self._own:
-            own.owner[own.name] = own.tensor
+            own.put_back()
 
     def _views(self, content: Tensor) -> Iterator[tuple[_Own, Tensor]]:
         for own, part in zip(self._own, self._parts, strict=True):
@@ -265,12 +268,6 @@ def _tensors(module: nn.Module) -> Iterator[_Own]:
 
 def _padded(tensor: Tensor) -> int:
     return math.ceil(tensor.nbytes / ALIGNMENT) * ALIGNMENT
-
-
-def _nothing_like(tensor: Tensor) -> Tensor:
-    """What has the shape, and no values."""
-    empty = torch.empty(tensor.shape, dtype=tensor.dtype, device=META)
-    return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
 
 
 def _register(content: Tensor) -> None:
